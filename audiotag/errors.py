@@ -1,0 +1,29 @@
+"""Every exception audiotag raises on purpose: one root, each also the built-in that fits."""
+
+
+class AudiotagError(Exception):
+    """Root of all errors raised on purpose; catch this to catch them all."""
+
+
+class InvalidInputError(AudiotagError, ValueError):
+    """An argument is of the wrong type, shape, range or name."""
+
+
+class AudioError(AudiotagError, OSError):
+    """An audio input could not be found, opened, decoded or used."""
+
+
+class CheckpointError(AudiotagError, RuntimeError):
+    """A checkpoint could not be found, is malformed, or does not fit its network."""
+
+
+class DownloadError(CheckpointError, OSError):
+    """A checkpoint could not be fetched or stored."""
+
+
+class VerificationError(CheckpointError):
+    """A file's size or digest differs from what is recorded for it; the file was not used."""
+
+
+class MissingDependencyError(AudiotagError, ImportError):
+    """An optional package is needed for this; the message names the extra that installs it."""
