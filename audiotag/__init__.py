@@ -1,1 +1,76 @@
+"""audiotag: what is in your audio, by pretrained dynamic CNNs (DyMN).
+
+>>> from audiotag import Tagger                                     # doctest: +SKIP
+>>> Tagger.from_pretrained().predict("street.wav").top(5)           # doctest: +SKIP
+
+Importing this package does nothing; torch is imported when the first name that needs it is used.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
 __version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from .errors import (
+        AudioError,
+        AudiotagError,
+        CheckpointError,
+        DownloadError,
+        InvalidInputError,
+        MissingDependencyError,
+        VerificationError,
+    )
+    from .labels import Label, LabelSet, audioset_labels
+    from .results import Event, Prediction, Tag
+    from .stream import Stream
+    from .tagger import Tagger, WindowEmbeddings
+
+_HOME = {
+    "Tagger": "tagger",
+    "WindowEmbeddings": "tagger",
+    "Prediction": "results",
+    "Tag": "results",
+    "Event": "results",
+    "Stream": "stream",
+    "Label": "labels",
+    "LabelSet": "labels",
+    "audioset_labels": "labels",
+    "AudiotagError": "errors",
+    "InvalidInputError": "errors",
+    "AudioError": "errors",
+    "CheckpointError": "errors",
+    "DownloadError": "errors",
+    "VerificationError": "errors",
+    "MissingDependencyError": "errors",
+}
+__all__ = [
+    "AudioError",
+    "AudiotagError",
+    "CheckpointError",
+    "DownloadError",
+    "Event",
+    "InvalidInputError",
+    "Label",
+    "LabelSet",
+    "MissingDependencyError",
+    "Prediction",
+    "Stream",
+    "Tag",
+    "Tagger",
+    "VerificationError",
+    "WindowEmbeddings",
+    "audioset_labels",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'audiotag' has no attribute {name!r}")
+    return getattr(import_module(f".{_HOME[name]}", __name__), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*__all__, "__version__"])

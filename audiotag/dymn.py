@@ -43,7 +43,16 @@ def context_channels(expanded: int, width: float) -> int:
 class DynamicConv(nn.Module):
     """Convolution with a kernel mixed per sample: sum_k softmax(linear(h) / temperature)_k W_k."""
 
-    def __init__(self, inputs: int, outputs: int, context: int, temperature: float, kernel: int = 1, stride: int = 1, groups: int = 1):
+    def __init__(
+        self,
+        inputs: int,
+        outputs: int,
+        context: int,
+        temperature: float,
+        kernel: int = 1,
+        stride: int = 1,
+        groups: int = 1,
+    ):
         super().__init__()
         self.shape = (outputs, inputs // groups, kernel, kernel)
         self.stride, self.groups, self.temperature = stride, groups, temperature

@@ -63,7 +63,9 @@ def scaled_blocks(config: NetworkConfig) -> list[BlockSpec]:
     strides = iter(config.strides)
     scaled = []
     for spec in BLOCKS:
-        inputs, expanded, outputs = (make_divisible(c * config.width) for c in (spec.inputs, spec.expanded, spec.outputs))
+        inputs, expanded, outputs = (
+            make_divisible(c * config.width) for c in (spec.inputs, spec.expanded, spec.outputs)
+        )
         stride = next(strides) if spec.stride == 2 else 1
         scaled.append(spec._replace(inputs=inputs, expanded=expanded, outputs=outputs, stride=stride))
     return scaled
@@ -73,7 +75,9 @@ def activation(name: str) -> nn.Module:
     return nn.ReLU() if name == "relu" else nn.Hardswish()
 
 
-def conv_norm(inputs: int, outputs: int, kernel: int = 1, stride: int = 1, groups: int = 1, act: str | None = None) -> nn.Sequential:
+def conv_norm(
+    inputs: int, outputs: int, kernel: int = 1, stride: int = 1, groups: int = 1, act: str | None = None
+) -> nn.Sequential:
     """Convolution without bias, batch norm and, unless None, an activation: entries 0, 1 and 2."""
     layers: list[nn.Module] = [
         nn.Conv2d(inputs, outputs, kernel, stride, (kernel - 1) // 2, groups=groups, bias=False),
@@ -88,7 +92,9 @@ def classifier(config: NetworkConfig, features: int) -> nn.Sequential:
     """The head on top of the last feature map (B, features, F, T), giving logits (B, labels)."""
     if config.head == "fully_convolutional":
         return nn.Sequential(
-            nn.Conv2d(features, config.n_labels, 1, bias=False), nn.BatchNorm2d(config.n_labels), nn.AdaptiveAvgPool2d(1)
+            nn.Conv2d(features, config.n_labels, 1, bias=False),
+            nn.BatchNorm2d(config.n_labels),
+            nn.AdaptiveAvgPool2d(1),
         )
     hidden = make_divisible(HIDDEN_CHANNELS * config.width)
     return nn.Sequential(
@@ -203,7 +209,9 @@ class MN(nn.Module):
         return run_network(self.features[0], self.features[1:-1], self.features[-1], self.classifier, x, taps)
 
 
-def run_network(stem: nn.Module, blocks: nn.Module, last: nn.Module, head: nn.Module, x: Tensor, taps: tuple[str, ...]) -> Output:
+def run_network(
+    stem: nn.Module, blocks: nn.Module, last: nn.Module, head: nn.Module, x: Tensor, taps: tuple[str, ...]
+) -> Output:
     """Run a network's parts in order, pooling the feature maps that `taps` names (see `tap_channels`)."""
     found: dict[str, Tensor] = {}
 

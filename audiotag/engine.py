@@ -1,0 +1,131 @@
+"""The inference loop: windows of many sources, batched through frontend and network, sorted back to their sources."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from .audio import open_audio
+from .config import CheckpointConfig
+from .errors import AudiotagError
+from .frontend import LogMel
+from .pipeline import prefetch
+from .windows import Window, cut_windows
+
+DECODED_AHEAD = 8  # windows waiting per source: 10 MB at most
+
+
+@dataclass
+class Analysis:
+    """What the network said of one source: one row per window, in order."""
+
+    source: str = ""
+    duration_s: float = 0.0
+    warnings: tuple[str, ...] = ()
+    start_s: list[float] = field(default_factory=list)
+    end_s: list[float] = field(default_factory=list)
+    rows: list[np.ndarray] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class _Opened:
+    name: str
+
+
+@dataclass(frozen=True)
+class _Closed:
+    warnings: tuple[str, ...]
+
+
+class Engine:
+    """A frontend and a network on one device; stateless between calls, so threads may share it."""
+
+    def __init__(self, config: CheckpointConfig, network: nn.Module, device: torch.device, dtype: torch.dtype) -> None:
+        self.config = config
+        self.device, self.dtype = device, dtype
+        self.frontend = LogMel(config.frontend).to(device)
+        self.network = network.to(device)
+        self.default_batch = 64 if device.type == "cuda" else 1
+
+    @torch.inference_mode()
+    def logmel(self, waveforms: np.ndarray) -> torch.Tensor:
+        """Log-mel (B, 1, mels, frames) float32 of windows (B, samples)."""
+        return self.frontend(torch.from_numpy(waveforms).to(self.device, torch.float32))
+
+    @torch.inference_mode()
+    def scores(self, logmel: torch.Tensor) -> np.ndarray:
+        """Scores (B, labels) float32 in [0, 1] of log-mel (B, 1, mels, frames)."""
+        return self.network(logmel.to(self.dtype)).logits.float().sigmoid().cpu().numpy()
+
+    @torch.inference_mode()
+    def features(self, logmel: torch.Tensor, layers: tuple[str, ...]) -> np.ndarray:
+        """The named feature vectors, concatenated: (B, sum of their sizes) float32."""
+        taps = self.network(logmel.to(self.dtype), taps=layers).taps
+        parts = [logmel.mean((1, 3)) if name == "logmel" else taps[name].float() for name in layers]
+        return torch.cat(parts, 1).cpu().numpy()
+
+    def analyse(
+        self,
+        sources: Iterable[Any],
+        *,
+        sample_rate: int | None,
+        hop: int,
+        layers: tuple[str, ...] | None = None,
+        batch_size: int | None = None,
+        workers: int = 1,
+    ) -> Iterator[tuple[Any, Analysis | AudiotagError]]:
+        """Each source with its analysis, in order; an unusable source with the error that says why.
+
+        `layers` None gives score rows, otherwise feature rows. Batching changes nothing but speed.
+        """
+        rate = self.config.frontend.sample_rate_hz
+        window = self.config.window_samples
+        batch_size = batch_size or self.default_batch
+
+        def produce(source: Any) -> Iterator[Any]:
+            with open_audio(source, target_rate_hz=rate, sample_rate_hz=sample_rate) as stream:
+                yield _Opened(stream.name)
+                yield from cut_windows(stream.blocks(), window, hop)
+                yield _Closed(tuple(stream.warnings))
+
+        waiting: list[tuple[Analysis, Window]] = []
+
+        def run() -> None:
+            if not waiting:
+                return
+            logmel = self.logmel(np.stack([w.samples for _, w in waiting]))
+            rows = self.scores(logmel) if layers is None else self.features(logmel, layers)
+            for (analysis, w), row in zip(waiting, rows, strict=True):
+                analysis.start_s.append(w.start / rate)
+                analysis.end_s.append(w.stop / rate)
+                analysis.rows.append(row)
+                analysis.duration_s = max(analysis.duration_s, w.stop / rate)
+            waiting.clear()
+
+        finished: deque[tuple[Any, Analysis | AudiotagError]] = deque()
+        current = Analysis()
+        for source, value, last in prefetch(sources, produce, workers=workers, depth=DECODED_AHEAD):
+            if isinstance(value, _Opened):
+                current = Analysis(value.name)
+            elif isinstance(value, Window):
+                waiting.append((current, value))
+                if len(waiting) >= batch_size:
+                    run()
+            elif isinstance(value, _Closed):
+                current.warnings = value.warnings
+            if last:
+                failed = isinstance(value, AudiotagError)
+                finished.append((source, value if failed else current))
+                if failed:
+                    waiting[:] = [entry for entry in waiting if entry[0] is not current]
+            if finished and not waiting:
+                yield from finished
+                finished.clear()
+        run()
+        yield from finished

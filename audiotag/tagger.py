@@ -1,0 +1,389 @@
+"""The Tagger: a checkpoint, ready to turn audio into scores, tags and embeddings."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from .checkpoints import Checkpoint, build, load_checkpoint
+from .engine import Analysis, Engine
+from .errors import AudiotagError, InvalidInputError
+from .fused import fuse
+from .labels import LabelSet, audioset_labels
+from .mobilenet import tap_channels
+from .results import Prediction
+from .windows import hop_samples
+
+if TYPE_CHECKING:
+    from .stream import Stream
+
+AGGREGATES = ("max", "mean")
+DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+# The mid-network blocks, counted from 0, and mel means that scored best for MN on HEAR: 86.2 against 76.2 for the
+# last layer ("Low-Complexity Audio Embedding Extractors", arXiv 2303.01879; 600 numbers at width 1).
+MID_LAYERS = ("block4", "block10", "block12", "block14", "logmel")
+
+
+@dataclass(frozen=True)
+class WindowEmbeddings:
+    """Embeddings of one recording's windows.
+
+    vectors: float32 (windows, features). start_s, end_s: float64 (windows,), seconds in the recording.
+    """
+
+    vectors: np.ndarray
+    start_s: np.ndarray
+    end_s: np.ndarray
+
+
+class Tagger:
+    """Tags and embeds audio with one checkpoint. Make one with `from_pretrained`.
+
+    Threads may share a tagger. Nothing it returns carries gradients, and the same input gives the same scores
+    whatever the batch, the companions in it or the thread.
+
+    Examples
+    --------
+    >>> tagger = Tagger.from_pretrained()                       # doctest: +SKIP
+    >>> tagger.predict("street.wav").top(3)                     # doctest: +SKIP
+    """
+
+    def __init__(
+        self,
+        checkpoint: Checkpoint,
+        *,
+        device: str | torch.device | None = None,
+        dtype: str | torch.dtype | None = None,
+        compile: bool = False,
+    ) -> None:
+        self.checkpoint = checkpoint
+        self.config = checkpoint.config
+        where, precision = _device(device), _dtype(dtype)
+        network = fuse(build(checkpoint), dtype=precision, compile=compile)
+        self._engine = Engine(self.config, network, where, precision)
+        self._labels = LabelSet.from_names(self.config.labels) if self.config.labels else audioset_labels()
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        name_or_path: str | os.PathLike | None = None,
+        *,
+        device: str | torch.device | None = None,
+        dtype: str | torch.dtype | None = None,
+        revision: str | None = None,
+        cache_dir: str | os.PathLike | None = None,
+        local_files_only: bool = False,
+        token: str | bool | None = None,
+        allow_unverified: bool = False,
+        compile: bool = False,
+    ) -> Tagger:
+        """Load a checkpoint, verified, and make it ready.
+
+        Parameters
+        ----------
+        name_or_path : str or path, optional
+            A name `audiotag models` lists, a Hub repository id (``"org/name"``), a folder with ``config.json`` and
+            ``model.safetensors``, a ``.safetensors`` file, or a released ``.pt``. None: the checkpoint inside the
+            package, which needs no network.
+        device : str or torch.device, optional
+            None: CUDA where torch has it, else the CPU. ``"mps"`` where torch has that.
+        dtype : str or torch.dtype, optional
+            float32 (None), bfloat16 or float16, of the network; the frontend stays float32.
+        revision, cache_dir, local_files_only, token
+            As in `huggingface_hub`. ``HF_HOME``, ``HF_ENDPOINT`` and ``HF_HUB_OFFLINE`` work as everywhere.
+        allow_unverified : bool
+            Fetch a file of which no checksum is known; its SHA-256 is logged so that it can be pinned.
+        compile : bool
+            Run the network through ``torch.compile``: minutes of warm-up, for long-running services only.
+
+        Raises
+        ------
+        InvalidInputError
+            Unknown name (the message has near ones), device or dtype.
+        CheckpointError
+            Not found, not fetched (`DownloadError`), not as recorded (`VerificationError`) or malformed.
+        """
+        checkpoint = load_checkpoint(
+            name_or_path,
+            revision=revision,
+            cache_dir=cache_dir,
+            local_files_only=local_files_only,
+            token=token,
+            allow_unverified=allow_unverified,
+        )
+        return cls(checkpoint, device=device, dtype=dtype, compile=compile)
+
+    @property
+    def labels(self) -> LabelSet:
+        """The labels, in the order of the scores."""
+        return self._labels
+
+    @property
+    def sample_rate(self) -> int:
+        """Rate, in Hz, that arrays without one of their own are taken to have."""
+        return self.config.frontend.sample_rate_hz
+
+    @property
+    def device(self) -> torch.device:
+        return self._engine.device
+
+    @property
+    def layers(self) -> dict[str, int]:
+        """Names and sizes of the feature vectors `embed` can give; ``mid`` is a concatenation (`MID_LAYERS`)."""
+        sizes = {"logmel": self.config.frontend.n_mels, **tap_channels(self.config.network)}
+        sizes["mid"] = sum(sizes[name] for name in MID_LAYERS)
+        return sizes
+
+    def __repr__(self) -> str:
+        network = self.config.network
+        return (
+            f"Tagger({self.config.name!r}: {network.architecture} of width {network.width:g}, "
+            f"{len(self.labels)} labels, {str(self._engine.dtype).removeprefix('torch.')} on {self.device})"
+        )
+
+    def predict(
+        self,
+        audio: Any,
+        *,
+        sample_rate: int | None = None,
+        hop_s: float | None = None,
+        aggregate: str = "max",
+        batch_size: int | None = None,
+    ) -> Any:
+        """Tag one recording, or a list of them.
+
+        Parameters
+        ----------
+        audio : path, bytes, file object, array, tensor, ``(array, rate)``, ``{"array", "sampling_rate"}``, or a list
+            Arrays are float in [-1, 1] or any integer type, (samples,) or (channels, samples).
+        sample_rate : int, optional
+            Rate in Hz of arrays that bring none; None: the checkpoint's (32,000). Files bring their own.
+        hop_s : float, optional
+            Step between windows in seconds, in (0, window]; None: one window, so that they do not overlap.
+        aggregate : {"max", "mean"}
+            How window scores become the clip's: "occurs somewhere in here", or "on the average of it".
+        batch_size : int, optional
+            Windows per run of the network; changes speed only.
+
+        Returns
+        -------
+        Prediction, or a list of them for a list
+
+        Raises
+        ------
+        AudioError
+            An input cannot be read; in a list, the first one that cannot. `predict_each` goes on instead.
+        InvalidInputError
+            An argument is out of range.
+        """
+        many = isinstance(audio, list)
+        options = {"sample_rate": sample_rate, "hop_s": hop_s, "aggregate": aggregate, "batch_size": batch_size}
+        results = [_raised(result) for _, result in self.predict_each(audio if many else [audio], **options)]
+        return results if many else results[0]
+
+    def predict_each(
+        self,
+        sources: Iterable[Any],
+        *,
+        sample_rate: int | None = None,
+        hop_s: float | None = None,
+        aggregate: str = "max",
+        batch_size: int | None = None,
+        workers: int = 1,
+    ) -> Iterator[tuple[Any, Prediction | AudiotagError]]:
+        """Tag any number of recordings, lazily and in order; one that cannot be read does not stop the others.
+
+        Arguments are checked at once; sources are read as the result is iterated, decoded ahead by `workers`
+        background threads. Yields each source with its `Prediction`, or with the error that says why there is none.
+        """
+        if aggregate not in AGGREGATES:
+            raise InvalidInputError(f"aggregate must be one of {', '.join(AGGREGATES)}, got {aggregate!r}")
+        hop = self._hop(hop_s)
+        runs = self._engine.analyse(
+            _checked_sources(sources),
+            sample_rate=sample_rate,
+            hop=hop,
+            batch_size=_positive(batch_size, "batch_size"),
+            workers=_positive(workers, "workers") or 1,
+        )
+        return (
+            (source, result if isinstance(result, AudiotagError) else self._prediction(result, hop, aggregate))
+            for source, result in runs
+        )
+
+    def scores(
+        self,
+        audio: Any,
+        *,
+        sample_rate: int | None = None,
+        hop_s: float | None = None,
+        aggregate: str = "max",
+        batch_size: int | None = None,
+    ) -> np.ndarray:
+        """Clip scores alone: float32 (labels,) in [0, 1], or (inputs, labels) for a list. Arguments as in `predict`."""
+        options = {"sample_rate": sample_rate, "hop_s": hop_s, "aggregate": aggregate, "batch_size": batch_size}
+        results = self.predict(audio, **options)
+        if not isinstance(results, list):
+            return np.array(results.scores)
+        return np.stack([r.scores for r in results]) if results else np.empty((0, len(self.labels)), np.float32)
+
+    def embed(
+        self,
+        audio: Any,
+        *,
+        layer: str | Sequence[str] = "embedding",
+        per: str = "clip",
+        sample_rate: int | None = None,
+        hop_s: float | None = None,
+        batch_size: int | None = None,
+    ) -> Any:
+        """Feature vectors of one recording, or of a list of them.
+
+        Parameters
+        ----------
+        audio, sample_rate, hop_s, batch_size
+            As in `predict`.
+        layer : str or sequence of str
+            ``"embedding"``: the pooled last feature map, the paper's vector (384, 960, 1920 numbers at widths 0.4,
+            1, 2). ``"hidden"``: the classifier's hidden layer. ``"stem"``, ``"block0"`` .. ``"block14"``: a block's
+            output averaged over time and frequency. ``"logmel"``: mel bands averaged over time. ``"mid"``: the
+            concatenation that scored best for MN on HEAR. Several names: their concatenation. `layers` has sizes.
+        per : {"clip", "window"}
+            The mean over windows, or each window's own vector with its times.
+
+        Returns
+        -------
+        ndarray or WindowEmbeddings
+            Per clip: float32 (features,), or (inputs, features) for a list. Per window: `WindowEmbeddings`, or a list.
+        """
+        if per not in ("clip", "window"):
+            raise InvalidInputError(f"per must be 'clip' or 'window', got {per!r}")
+        many = isinstance(audio, list)
+        options = {"sample_rate": sample_rate, "hop_s": hop_s, "batch_size": batch_size}
+        results = [_raised(r) for _, r in self.embed_each(audio if many else [audio], layer=layer, **options)]
+        if per == "window":
+            return results if many else results[0]
+        if many and not results:
+            return np.empty((0, sum(self.layers[name] for name in self._layers(layer))), np.float32)
+        vectors = np.stack([r.vectors.mean(0) for r in results])
+        return vectors if many else vectors[0]
+
+    def embed_each(
+        self,
+        sources: Iterable[Any],
+        *,
+        layer: str | Sequence[str] = "embedding",
+        sample_rate: int | None = None,
+        hop_s: float | None = None,
+        batch_size: int | None = None,
+        workers: int = 1,
+    ) -> Iterator[tuple[Any, WindowEmbeddings | AudiotagError]]:
+        """Embed any number of recordings as `predict_each` tags them: lazily, in order, errors in their place."""
+        runs = self._engine.analyse(
+            _checked_sources(sources),
+            sample_rate=sample_rate,
+            hop=self._hop(hop_s),
+            layers=self._layers(layer),
+            batch_size=_positive(batch_size, "batch_size"),
+            workers=_positive(workers, "workers") or 1,
+        )
+        return (
+            (source, result if isinstance(result, AudiotagError) else _window_embeddings(result))
+            for source, result in runs
+        )
+
+    def stream(self, *, sample_rate: int = 16_000, channels: int = 1, hop_s: float = 1.0, **options: Any) -> Stream:
+        """A live stream of audio, scored every `hop_s` seconds; see `audiotag.stream.Stream`."""
+        from .stream import Stream
+
+        return Stream(self, sample_rate=sample_rate, channels=channels, hop_s=hop_s, **options)
+
+    def save_pretrained(self, folder: str | os.PathLike) -> Path:
+        """Write ``model.safetensors``, ``config.json`` and a model card, as `from_pretrained` reads them."""
+        from .convert import save_checkpoint
+
+        return save_checkpoint(self.checkpoint, folder)
+
+    def push_to_hub(self, repo_id: str, *, token: str | bool | None = None, private: bool = False) -> str:
+        """Upload what `save_pretrained` writes to a Hub repository; returns the revision made."""
+        from .publish import push_checkpoint
+
+        return push_checkpoint(self.checkpoint, repo_id, token=token, private=private)
+
+    def _hop(self, hop_s: float | None) -> int:
+        hop_s = self.config.window_s if hop_s is None else hop_s
+        return hop_samples(hop_s, self.config.window_samples, self.sample_rate)
+
+    def _layers(self, layer: str | Sequence[str]) -> tuple[str, ...]:
+        names = [layer] if isinstance(layer, str) else list(layer)
+        unknown = [name for name in names if name not in self.layers]
+        if unknown or not names:
+            raise InvalidInputError(f"layer {layer!r}: this network has {', '.join(self.layers)}")
+        return tuple(part for name in names for part in (MID_LAYERS if name == "mid" else (name,)))
+
+    def _prediction(self, analysis: Analysis, hop: int, aggregate: str) -> Prediction:
+        window_scores = np.stack(analysis.rows)
+        return Prediction(
+            scores=window_scores.max(0) if aggregate == "max" else window_scores.mean(0),
+            window_scores=window_scores,
+            window_start_s=np.array(analysis.start_s),
+            window_end_s=np.array(analysis.end_s),
+            labels=self.labels,
+            source=analysis.source,
+            duration_s=analysis.duration_s,
+            checkpoint=self.config.name,
+            hop_s=hop / self.sample_rate,
+            window_s=self.config.window_s,
+            aggregate=aggregate,
+            warnings=analysis.warnings,
+        )
+
+
+def _window_embeddings(analysis: Analysis) -> WindowEmbeddings:
+    return WindowEmbeddings(np.stack(analysis.rows), np.array(analysis.start_s), np.array(analysis.end_s))
+
+
+def _raised(result: Any) -> Any:
+    if isinstance(result, AudiotagError):
+        raise result
+    return result
+
+
+def _checked_sources(sources: Iterable[Any]) -> Iterable[Any]:
+    if isinstance(sources, (str, bytes, os.PathLike, dict, np.ndarray, torch.Tensor)):
+        raise InvalidInputError(
+            f"sources must be an iterable of inputs, got one {type(sources).__name__}; put it in a list"
+        )
+    if isinstance(sources, list) and sources and all(isinstance(s, (int, float)) for s in sources):
+        raise InvalidInputError(
+            "a list is a list of recordings; give one recording's samples as numpy.asarray(samples)"
+        )
+    return sources
+
+
+def _positive(value: int | None, name: str) -> int | None:
+    if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
+        raise InvalidInputError(f"{name} must be a positive integer, got {value!r}")
+    return value
+
+
+def _device(device: str | torch.device | None) -> torch.device:
+    try:
+        found = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        torch.empty(0, device=found)
+    except (RuntimeError, AssertionError, TypeError, ValueError) as error:
+        raise InvalidInputError(f"device {device!r} cannot be used here: {str(error).splitlines()[0]}") from error
+    return found
+
+
+def _dtype(dtype: str | torch.dtype | None) -> torch.dtype:
+    found = DTYPES.get(dtype, dtype) if isinstance(dtype, str) else dtype or torch.float32
+    if found not in DTYPES.values():
+        raise InvalidInputError(f"dtype must be one of {', '.join(DTYPES)}, got {dtype!r}")
+    return found
