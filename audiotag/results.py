@@ -1,0 +1,309 @@
+"""What the tagger returns: `Prediction`, and the tags and events read out of it."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, field, fields, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from .errors import InvalidInputError, MissingDependencyError
+from .labels import LabelLike, LabelSet
+
+if TYPE_CHECKING:
+    import pandas
+
+SHOWN_TAGS = 5
+BAR_CHARACTERS = 20
+
+
+@dataclass(frozen=True)
+class Tag:
+    """A label and its score in [0, 1]: the shortest decimal that is the network's float32."""
+
+    label: str
+    score: float
+    index: int
+    mid: str
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON-ready dictionary."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class Event:
+    """A label between an onset and an offset, in seconds of the recording.
+
+    ``peak`` and ``mean`` are the highest and the average score in between, in [0, 1].
+    """
+
+    label: str
+    onset_s: float
+    offset_s: float
+    peak: float
+    mean: float
+    index: int
+    mid: str
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON-ready dictionary."""
+        return asdict(self)
+
+
+@dataclass(frozen=True, repr=False, eq=False)
+class Prediction:
+    """Scores of one recording.
+
+    Equal predictions have equal fields, arrays bit for bit. Arrays are read-only; pickling and copying keep them so.
+
+    Attributes
+    ----------
+    scores : numpy.ndarray, float32, (labels,)
+        Scores of the clip in [0, 1]: the windows' scores combined as ``aggregate`` says.
+    window_scores : numpy.ndarray, float32, (windows, labels)
+        Scores of each window in [0, 1].
+    window_start_s, window_end_s : numpy.ndarray, float64, (windows,)
+        Where the windows lie in the recording, in seconds, ascending. The last ends with the recording.
+    labels : LabelSet
+    source : str
+        The input in words: a path, ``<array>``, ...
+    duration_s : float
+        Length of the recording in seconds.
+    checkpoint : str
+        Name of the checkpoint.
+    hop_s, window_s : float
+        Step between windows and their length, in seconds.
+    aggregate : str
+        ``max`` or ``mean``.
+    warnings : tuple of str
+        What was not as it should be, e.g. that the file is cut short.
+
+    Raises
+    ------
+    InvalidInputError
+        Shapes that do not fit each other, or scores outside [0, 1] or not finite.
+    """
+
+    scores: np.ndarray
+    window_scores: np.ndarray
+    window_start_s: np.ndarray
+    window_end_s: np.ndarray
+    labels: LabelSet
+    source: str
+    duration_s: float
+    checkpoint: str
+    hop_s: float
+    window_s: float
+    aggregate: str
+    warnings: tuple[str, ...] = field(default=())
+
+    def __post_init__(self) -> None:
+        n_labels, n_windows = len(self.labels), len(self.window_start_s)
+        for name, dtype, shape in (
+            ("scores", np.float32, (n_labels,)),
+            ("window_scores", np.float32, (n_windows, n_labels)),
+            ("window_start_s", np.float64, (n_windows,)),
+            ("window_end_s", np.float64, (n_windows,)),
+        ):
+            array = _read_only(getattr(self, name), dtype)
+            if array.shape != shape:
+                raise InvalidInputError(f"{name} must have shape {shape}, got {array.shape}")
+            if dtype is np.float32 and not ((array >= 0) & (array <= 1)).all():  # False for NaN too
+                raise InvalidInputError(f"{name} must lie in [0, 1]; it holds {_worst(array)}")
+            object.__setattr__(self, name, array)
+        object.__setattr__(self, "warnings", tuple(self.warnings))
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Prediction):
+            return NotImplemented
+        pairs = ((getattr(self, f.name), getattr(other, f.name)) for f in fields(self))
+        return all(np.array_equal(a, b) if isinstance(a, np.ndarray) else a == b for a, b in pairs)
+
+    __hash__ = None  # type: ignore[assignment]  # as for the arrays inside
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Through the constructor, because numpy unpickles a read-only array as writable.
+        return Prediction, tuple(getattr(self, f.name) for f in fields(self))
+
+    # -- tags ----------------------------------------------------------------------------------------------
+
+    def top(
+        self,
+        k: int | None = 10,
+        *,
+        threshold: float | None = None,
+        include: LabelLike | Iterable[LabelLike] | None = None,
+        exclude: LabelLike | Iterable[LabelLike] | None = None,
+    ) -> list[Tag]:
+        """The clip's best labels, highest score first; equal scores in the order of the labels.
+
+        Parameters
+        ----------
+        k : int or None
+            How many at most, None for all.
+        threshold : float, optional
+            Lowest score to report, in [0, 1], compared in float32.
+        include, exclude : names, mids, indices or Labels, optional
+            Which labels to consider, see `LabelSet.select`: ``include="Animal"`` means every animal.
+
+        Raises
+        ------
+        InvalidInputError
+            ``k`` is not positive, ``threshold`` outside [0, 1], a name unknown, no label left.
+        """
+        if k is not None and (isinstance(k, bool) or not isinstance(k, int | np.integer) or k < 1):
+            raise InvalidInputError(f"k must be a positive integer or None for all labels, got {k!r}")
+        indices = self.labels.select(include, exclude)
+        if threshold is not None:
+            indices = indices[self.scores[indices] >= np.float32(checked_threshold(threshold))]
+        order = np.argsort(-self.scores[indices], kind="stable")[:k]
+        return [
+            Tag(label.display_name, shortest(self.scores[label.index]), label.index, label.mid)
+            for label in (self.labels[i] for i in indices[order])
+        ]
+
+    def roll_up(self) -> Prediction:
+        """The same prediction with every label scoring at least as high as the labels under it."""
+        return replace(
+            self, scores=self.labels.roll_up(self.scores), window_scores=self.labels.roll_up(self.window_scores)
+        )
+
+    # -- to other forms ------------------------------------------------------------------------------------
+
+    def to_dict(
+        self,
+        *,
+        k: int | None = None,
+        threshold: float | None = None,
+        include: LabelLike | Iterable[LabelLike] | None = None,
+        exclude: LabelLike | Iterable[LabelLike] | None = None,
+        windows: bool = False,
+    ) -> dict[str, Any]:
+        """Plain dictionary that ``json.dumps`` takes as it is.
+
+        Scores are written as the shortest decimal that reads back as the same float32, so nothing is rounded away.
+
+        Parameters
+        ----------
+        k, threshold, include, exclude
+            Which tags, as for `top`; all labels unless said otherwise.
+        windows : bool
+            Whether to add ``windows``: start, end and tags of each window, under the same filters.
+        """
+        tags = {"k": k, "threshold": threshold, "include": include, "exclude": exclude}
+        plain: dict[str, Any] = {
+            "source": self.source,
+            "duration_s": float(self.duration_s),
+            "checkpoint": self.checkpoint,
+            "window_s": float(self.window_s),
+            "hop_s": float(self.hop_s),
+            "aggregate": self.aggregate,
+            "warnings": list(self.warnings),
+            "tags": [tag.to_dict() for tag in self.top(**tags)],  # type: ignore[arg-type]
+        }
+        if windows:
+            plain["windows"] = [
+                {
+                    "start_s": float(start_s),
+                    "end_s": float(end_s),
+                    "tags": [tag.to_dict() for tag in replace(self, scores=scores).top(**tags)],  # type: ignore[arg-type]
+                }
+                for start_s, end_s, scores in zip(
+                    self.window_start_s, self.window_end_s, self.window_scores, strict=True
+                )
+            ]
+        return plain
+
+    def to_frame(self, *, windows: bool = False) -> pandas.DataFrame:
+        """Tidy pandas frame: one row per label, best first, or one row per window and label in their order.
+
+        Columns: source, (start_s, end_s,) label, score, index, mid. Every label is in it.
+
+        Raises
+        ------
+        MissingDependencyError
+            pandas is not installed.
+        """
+        try:
+            import pandas as pd
+        except ImportError as error:
+            raise MissingDependencyError("to_frame needs pandas: pip install pandas") from error
+        names, mids = np.array(self.labels.names, dtype=object), np.array(self.labels.mids, dtype=object)
+        if windows:
+            n_windows, n_labels = self.window_scores.shape
+            order = np.tile(np.arange(n_labels), n_windows)
+            where = {
+                "start_s": np.repeat(self.window_start_s, n_labels),
+                "end_s": np.repeat(self.window_end_s, n_labels),
+            }
+            scores = self.window_scores.reshape(-1).copy()
+        else:
+            order, where = np.argsort(-self.scores, kind="stable"), {}
+            scores = self.scores[order]
+        return pd.DataFrame(
+            {"source": self.source, **where, "label": names[order], "score": scores, "index": order, "mid": mids[order]}
+        )
+
+    # -- to look at ----------------------------------------------------------------------------------------
+
+    def _heading(self) -> str:
+        windows = f"{len(self.window_scores)} window" + ("s" if len(self.window_scores) != 1 else "")
+        combined = f" ({self.aggregate})" if len(self.window_scores) > 1 else ""
+        return f"{self.source}  {self.duration_s:.1f} s, {windows}{combined}, {self.checkpoint}"
+
+    def __repr__(self) -> str:
+        tags = self.top(SHOWN_TAGS)
+        width = max(len(tag.label) for tag in tags)
+        lines = [f"Prediction: {self._heading()}"]
+        lines += [f"  {tag.label:<{width}}  {tag.score:.3f}  {bar(tag.score, BAR_CHARACTERS)}".rstrip() for tag in tags]
+        lines += [f"  warning: {warning}" for warning in self.warnings]
+        return "\n".join(lines)
+
+    def _repr_html_(self) -> str:
+        rows = "".join(
+            f'<tr><td style="text-align:left">{html.escape(tag.label)}</td><td>{tag.score:.3f}</td>'
+            f'<td style="text-align:left"><div style="background:#4c72b0;height:0.8em;width:{tag.score * 12:.2f}em">'
+            "</div></td></tr>"
+            for tag in self.top(SHOWN_TAGS)
+        )
+        warnings = "".join(f"<div>warning: {html.escape(warning)}</div>" for warning in self.warnings)
+        return f"<div><div>{html.escape(self._heading())}</div>{warnings}<table>{rows}</table></div>"
+
+
+def bar(score: float, characters: int) -> str:
+    """A horizontal bar for a score in [0, 1], full at ``characters`` characters, in eighths of one."""
+    eighths = round(min(max(score, 0.0), 1.0) * characters * 8)
+    full, rest = divmod(eighths, 8)
+    return "█" * full + ("▏▎▍▌▋▊▉"[rest - 1] if rest else "")
+
+
+def shortest(score: np.float32) -> float:
+    """The shortest decimal that reads back as the same float32: 0.1 rather than 0.10000000149011612."""
+    return float(str(np.float32(score)))
+
+
+def checked_threshold(threshold: Any, argument: str = "threshold") -> float:
+    """A threshold in [0, 1] as float, or InvalidInputError naming the argument."""
+    try:
+        value = float(threshold)
+    except (TypeError, ValueError):
+        raise InvalidInputError(f"{argument} must be a number in [0, 1], got {threshold!r}") from None
+    if not 0 <= value <= 1:
+        raise InvalidInputError(f"{argument} must lie in [0, 1], got {threshold!r}")
+    return value
+
+
+def _read_only(values: Any, dtype: Any) -> np.ndarray:
+    given = np.asarray(values)
+    array = np.array(given, dtype=dtype) if given.flags.writeable or given.dtype != dtype else given
+    array.flags.writeable = False
+    return array
+
+
+def _worst(array: np.ndarray) -> str:
+    if np.isnan(array).any():
+        return "NaN"
+    return f"{array.min():g} to {array.max():g}"
