@@ -1,16 +1,14 @@
-"""Labels: index <-> mid <-> name, and the ontology above them.
+"""Labels: index <-> mid <-> name, and filters that know the ontology above them.
 
-AudioSet's ontology is a directed graph without cycles rather than a tree: *Howl* is under *Dog* and under
-*Canidae, dogs, wolves*, and 105 of its 632 nodes, such as *Human sounds*, are no labels themselves.
-Standard library only, so that ``audiotag labels`` starts at once.
+AudioSet's ontology is a graph rather than a tree: *Howl* is under *Dog* and under *Canidae, dogs, wolves*, and 105
+of its 632 nodes, such as *Human sounds*, are no labels themselves.
+Standard library only (numpy where an array is made), so that ``audiotag labels`` starts at once.
 """
 
 from __future__ import annotations
 
 import csv
-import difflib
 import functools
-import graphlib
 import importlib.resources
 import io
 import operator
@@ -19,11 +17,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias, overload
 
 from .errors import InvalidInputError
+from .ontology import MAX_SUGGESTIONS, Node, Ontology, canonical
 
 if TYPE_CHECKING:
     import numpy as np
-
-MAX_SUGGESTIONS = 5
 
 
 @dataclass(frozen=True)
@@ -45,24 +42,8 @@ class Label:
     display_name: str
 
 
-@dataclass(frozen=True)
-class Node:
-    """One node of the ontology: a label, or a category that only holds labels.
-
-    Attributes
-    ----------
-    mid : str
-        Machine identifier; empty where the labels have none.
-    name : str
-        Name for people.
-    index : int or None
-        The label's index, None for a node that is no label.
-    """
-
-    mid: str
-    name: str
-    index: int | None
-
+# Sets up to this size are listed whole where a name is unknown.
+MAX_HINTED_LABELS = 20
 
 # What names a label or a node: a name in any case, one of the synonyms that AudioSet joins by commas, a mid,
 # an index (also as digits), or the object itself.
@@ -91,28 +72,11 @@ class LabelSet(Sequence[Label]):
         self._labels = tuple(labels)
         _check_labels(self._labels)
         pairs = list(nodes) or [(Node(label.mid, label.display_name, label.index), ()) for label in self._labels]
-        self._nodes = tuple(node for node, _ in pairs)
-        by_mid = {node.mid: position for position, node in enumerate(self._nodes) if node.mid}
-        by_index = {node.index: position for position, node in enumerate(self._nodes) if node.index is not None}
+        self._ontology = Ontology(pairs)
+        by_index = {node.index: position for position, node in enumerate(self.nodes) if node.index is not None}
         if sorted(by_index) != list(range(len(self._labels))):
             raise InvalidInputError("nodes must hold every label exactly once")
         self._position_of_label = tuple(by_index[i] for i in range(len(self._labels)))
-        try:
-            self._parents = tuple(tuple(by_mid[mid] for mid in parents) for _, parents in pairs)
-        except KeyError as error:
-            raise InvalidInputError(f"nodes name the parent {error.args[0]!r}, which is not among them") from None
-        children: list[list[int]] = [[] for _ in self._nodes]
-        for position, parents in enumerate(self._parents):
-            for parent in parents:
-                children[parent].append(position)
-        self._children = tuple(map(tuple, children))
-        self._by_mid = by_mid
-        self._by_exact_name = {node.name: position for position, node in enumerate(self._nodes)}
-        self._by_name = _unambiguous((node.name, position) for position, node in enumerate(self._nodes))
-        self._by_synonym = _unambiguous(
-            (part.strip(), position) for position, node in enumerate(self._nodes) for part in node.name.split(",")
-        )
-        self._under = self._labels_under()
 
     @classmethod
     def from_names(cls, names: Iterable[str]) -> LabelSet:
@@ -152,7 +116,7 @@ class LabelSet(Sequence[Label]):
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, LabelSet):
             return NotImplemented
-        return self._labels == other._labels and self._nodes == other._nodes and self._parents == other._parents
+        return self._labels == other._labels and self._pairs() == other._pairs()
 
     def __hash__(self) -> int:
         return hash(self._labels)
@@ -161,11 +125,7 @@ class LabelSet(Sequence[Label]):
         # AudioSet's labels pickle as a name, so that a pickled prediction carries no ontology.
         if self is audioset_labels():
             return audioset_labels, ()
-        pairs = [
-            (node, tuple(self._nodes[p].mid for p in parents))
-            for node, parents in zip(self._nodes, self._parents, strict=True)
-        ]
-        return LabelSet, (self._labels, pairs)
+        return LabelSet, (self._labels, self._pairs())
 
     def __repr__(self) -> str:
         shown = ", ".join(map(repr, self.names[:3])) + (", ..." if len(self) > 3 else "")
@@ -184,7 +144,7 @@ class LabelSet(Sequence[Label]):
     @property
     def nodes(self) -> tuple[Node, ...]:
         """Every node of the ontology, labels and categories, in the order of the published file."""
-        return self._nodes
+        return self._ontology.nodes
 
     # -- names -> labels and nodes -------------------------------------------------------------------------
 
@@ -198,7 +158,7 @@ class LabelSet(Sequence[Label]):
         """
         node = self.node(label)
         if node.index is None:
-            held = [self._labels[i].display_name for i in self._under[self._position(node)]]
+            held = [self._labels[i].display_name for i in self._ontology.under[self._position(node)]]
             examples = ", ".join(map(repr, held[:MAX_SUGGESTIONS])) or "none"
             raise InvalidInputError(
                 f"{node.name!r} is a category of the ontology and no label; labels under it: {examples}"
@@ -214,7 +174,7 @@ class LabelSet(Sequence[Label]):
         InvalidInputError
             Nothing is called so; the message lists near names.
         """
-        return self._nodes[self._position(label)]
+        return self.nodes[self._position(label)]
 
     def find(self, words: str) -> list[Label]:
         """Labels in whose name, or in the name of a category or label above them, all words occur.
@@ -227,7 +187,7 @@ class LabelSet(Sequence[Label]):
         for label in self._labels:
             position = self._position_of_label[label.index]
             name = label.display_name.casefold()
-            line = " ".join([name, *(self._nodes[p].name.casefold() for p in self._above(position))])
+            line = " ".join([name, *(self.nodes[p].name.casefold() for p in self._ontology.above(position))])
             if all(word in name or word in (label.mid.casefold(), str(label.index)) for word in wanted):
                 own.append(label)
             elif all(word in line for word in wanted):
@@ -240,12 +200,12 @@ class LabelSet(Sequence[Label]):
         At each place the longest run of parts that is a name counts: ``"Male speech, man speaking, Dog"`` is two
         names. Parts that are no name are left as they are, for `select` to complain about.
         """
-        parts = [part.strip() for part in text.split(",") if part.strip()]
+        parts = [part for part in canonical(text).split(", ") if part]
         names: list[str] = []
         while parts:
             for count in range(len(parts), 0, -1):
                 name = ", ".join(parts[:count])
-                if count == 1 or self._lookup(name) is not None:
+                if count == 1 or self._ontology.lookup(name) is not None:
                     names.append(name)
                     del parts[:count]
                     break
@@ -289,25 +249,25 @@ class LabelSet(Sequence[Label]):
 
     def parents(self, label: LabelLike) -> list[Node]:
         """Nodes directly above; several for some labels, none for the seven at the top."""
-        return [self._nodes[p] for p in self._parents[self._position(label)]]
+        return [self.nodes[p] for p in self._ontology.parents[self._position(label)]]
 
     def children(self, label: LabelLike) -> list[Node]:
         """Nodes directly below."""
-        return [self._nodes[p] for p in self._children[self._position(label)]]
+        return [self.nodes[p] for p in self._ontology.children[self._position(label)]]
 
     def ancestors(self, label: LabelLike) -> list[Node]:
         """All nodes above, nearest first, each once."""
-        return [self._nodes[p] for p in self._above(self._position(label))]
+        return [self.nodes[p] for p in self._ontology.above(self._position(label))]
 
     def descendants(self, label: LabelLike) -> list[Label]:
         """All labels strictly under a label or category, in output order."""
         position = self._position(label)
-        return [self._labels[i] for i in self._under[position] if i != self._nodes[position].index]
+        return [self._labels[i] for i in self._ontology.under[position] if i != self.nodes[position].index]
 
     def roll_up(self, scores: np.ndarray) -> np.ndarray:
         """Scores in which every label has at least the best score of the labels under it.
 
-        A label with several parents raises all of them: a *Howl* raises *Dog* and *Wolf* alike.
+        A label with several parents raises all of them: *Hiss* raises *Cat*, *Snake* and *Steam* alike.
 
         Parameters
         ----------
@@ -329,37 +289,30 @@ class LabelSet(Sequence[Label]):
             raise InvalidInputError(f"scores must have shape (..., {len(self)}), got {given.shape}")
         rolled = given.copy()
         for index, position in enumerate(self._position_of_label):
-            under = self._under[position]
+            under = self._ontology.under[position]
             if len(under) > 1:
                 rolled[..., index] = given[..., list(under)].max(axis=-1)
         return rolled
 
     # -- within --------------------------------------------------------------------------------------------
 
-    def _lookup(self, name: str) -> int | None:
-        """Node position for a name or mid, None if nothing is called so."""
-        key = " ".join(name.split())
-        for table, wanted in (
-            (self._by_exact_name, name),
-            (self._by_mid, key),
-            (self._by_name, key.casefold()),
-            (self._by_synonym, key.casefold()),
-        ):
-            if wanted in table:
-                return table[wanted]
-        return None
+    def _pairs(self) -> list[tuple[Node, tuple[str, ...]]]:
+        parents = self._ontology.parents
+        return [
+            (node, tuple(self.nodes[p].mid for p in above)) for node, above in zip(self.nodes, parents, strict=True)
+        ]
 
     def _position(self, label: LabelLike) -> int:
         if isinstance(label, str):
-            position = self._lookup(label)
+            position = self._ontology.lookup(label)
             if position is not None:
                 return position
             if not label.strip().isdecimal():
                 raise InvalidInputError(f"no label is called {label!r}{self._hint(label)}")
             label = int(label)
         if isinstance(label, Node):
-            if label in self._nodes:
-                return self._nodes.index(label)
+            if label in self.nodes:
+                return self.nodes.index(label)
             raise InvalidInputError(f"{label!r} belongs to another set of labels")
         if isinstance(label, Label):
             if label in self._labels[label.index : label.index + 1]:
@@ -384,9 +337,9 @@ class LabelSet(Sequence[Label]):
                     position = self._position(one)
                 except InvalidInputError as error:
                     raise InvalidInputError(f"{argument}: {error}") from None
-                node = self._nodes[position]
-                alone = not isinstance(one, str) or self._lookup(one) is None
-                found = {node.index} if alone and node.index is not None else set(self._under[position])
+                node = self.nodes[position]
+                alone = not isinstance(one, str) or self._ontology.lookup(one) is None
+                found = {node.index} if alone and node.index is not None else set(self._ontology.under[position])
                 if not found:
                     raise InvalidInputError(f"{argument}: {node.name!r} is in the ontology, but no label is under it")
                 indices |= found
@@ -394,38 +347,13 @@ class LabelSet(Sequence[Label]):
             raise InvalidInputError(f"{argument} is empty; leave it out (None) to take every label")
         return indices
 
-    def _labels_under(self) -> tuple[tuple[int, ...], ...]:
-        """For every node, the indices of the labels at or under it, ascending."""
-        under: dict[int, set[int]] = {}
-        try:
-            # Children come first in this order, since here they are what a node depends on.
-            for position in graphlib.TopologicalSorter(dict(enumerate(self._children))).static_order():
-                index = self._nodes[position].index
-                under[position] = {index} if index is not None else set()
-                under[position].update(*(under[child] for child in self._children[position]))
-        except graphlib.CycleError as error:
-            circle = " > ".join(self._nodes[position].name for position in error.args[1])
-            raise InvalidInputError(f"nodes go in a circle: {circle}") from None
-        return tuple(tuple(sorted(under[position])) for position in range(len(self._nodes)))
-
-    def _above(self, position: int) -> list[int]:
-        seen: dict[int, None] = {}
-        level = list(self._parents[position])
-        while level:
-            seen |= dict.fromkeys(level)
-            level = [p for q in level for p in self._parents[q] if p not in seen]
-        return list(seen)
-
     def _hint(self, name: str) -> str:
-        wanted = name.casefold().strip()
-        inside = [node.name for node in self._nodes if wanted and wanted in node.name.casefold()]
-        pool = {node.name.casefold(): node.name for node in self._nodes}
-        pool |= {key: self._nodes[position].name for key, position in self._by_synonym.items()}
-        near = [pool[key] for key in difflib.get_close_matches(wanted, pool, n=MAX_SUGGESTIONS, cutoff=0.6)]
-        names = list(dict.fromkeys(near + inside))[:MAX_SUGGESTIONS]
-        if not names:
-            return "; `audiotag labels WORDS` searches the names" if len(self) > 20 else f"; there are: {self.names}"
-        return f"; near names: {', '.join(map(repr, names))}"
+        near = self._ontology.near(name)
+        if near:
+            return f"; near names: {', '.join(map(repr, near))}"
+        if len(self) <= MAX_HINTED_LABELS:
+            return f"; there are: {', '.join(map(repr, self.names))}"
+        return "; `audiotag labels WORDS` searches the names"
 
 
 @functools.lru_cache(maxsize=1)
@@ -461,14 +389,3 @@ def _check_labels(labels: tuple[Label, ...]) -> None:
         if name in seen:
             raise InvalidInputError(f"label names must differ, got {name!r} twice")
         seen.add(name)
-
-
-def _unambiguous(pairs: Iterable[tuple[str, int]]) -> dict[str, int]:
-    """Case-folded name -> node position, without the names that several nodes share."""
-    table: dict[str, int] = {}
-    shared = set()
-    for name, position in pairs:
-        key = " ".join(name.casefold().split())
-        if table.setdefault(key, position) != position:
-            shared.add(key)
-    return {key: position for key, position in table.items() if key and key not in shared}
