@@ -154,16 +154,7 @@ class Prediction:
         InvalidInputError
             ``k`` is not positive, ``threshold`` outside [0, 1], a name unknown, no label left.
         """
-        if k is not None and (isinstance(k, bool) or not isinstance(k, int | np.integer) or k < 1):
-            raise InvalidInputError(f"k must be a positive integer or None for all labels, got {k!r}")
-        indices = self.labels.select(include, exclude)
-        if threshold is not None:
-            indices = indices[self.scores[indices] >= np.float32(checked_threshold(threshold))]
-        order = np.argsort(-self.scores[indices], kind="stable")[:k]
-        return [
-            Tag(label.display_name, shortest(self.scores[label.index]), label.index, label.mid)
-            for label in (self.labels[i] for i in indices[order])
-        ]
+        return top_tags(self.scores, self.labels, k=k, threshold=threshold, include=include, exclude=exclude)
 
     def roll_up(self) -> Prediction:
         """The same prediction with every label scoring at least as high as the labels under it."""
@@ -271,6 +262,28 @@ class Prediction:
         )
         warnings = "".join(f"<div>warning: {html.escape(warning)}</div>" for warning in self.warnings)
         return f"<div><div>{html.escape(self._heading())}</div>{warnings}<table>{rows}</table></div>"
+
+
+def top_tags(
+    scores: np.ndarray,
+    labels: LabelSet,
+    *,
+    k: int | None,
+    threshold: float | None = None,
+    include: LabelLike | Iterable[LabelLike] | None = None,
+    exclude: LabelLike | Iterable[LabelLike] | None = None,
+) -> list[Tag]:
+    """Best labels of one row of scores, float32 (labels,); arguments and errors as for `Prediction.top`."""
+    if k is not None and (isinstance(k, bool) or not isinstance(k, int | np.integer) or k < 1):
+        raise InvalidInputError(f"k must be a positive integer or None for all labels, got {k!r}")
+    indices = labels.select(include, exclude)
+    if threshold is not None:
+        indices = indices[scores[indices] >= np.float32(checked_threshold(threshold))]
+    order = np.argsort(-scores[indices], kind="stable")[:k]
+    return [
+        Tag(label.display_name, shortest(scores[label.index]), label.index, label.mid)
+        for label in (labels[i] for i in indices[order])
+    ]
 
 
 def bar(score: float, characters: int) -> str:
