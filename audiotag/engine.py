@@ -16,6 +16,7 @@ from .config import CheckpointConfig
 from .errors import AudiotagError
 from .frontend import LogMel
 from .pipeline import prefetch
+from .sliding import LogMelWindow, logmel_windows
 from .windows import Window, cut_windows
 
 DECODED_AHEAD = 8  # windows waiting per source: 10 MB at most
@@ -91,15 +92,21 @@ class Engine:
         def produce(source: Any) -> Iterator[Any]:
             with open_audio(source, target_rate_hz=rate, sample_rate_hz=sample_rate) as stream:
                 yield _Opened(stream.name)
-                yield from cut_windows(stream.blocks(), window, hop)
+                if hop < window:  # frames that windows share are computed once, in the decoding thread
+                    yield from logmel_windows(stream.blocks(), self.frontend, window_samples=window, hop_samples=hop)
+                else:
+                    yield from cut_windows(stream.blocks(), window, hop)
                 yield _Closed(tuple(stream.warnings))
 
-        waiting: list[tuple[Analysis, Window]] = []
+        waiting: list[tuple[Analysis, Window | LogMelWindow]] = []
 
         def run() -> None:
             if not waiting:
                 return
-            logmel = self.logmel(np.stack([w.samples for _, w in waiting]))
+            if hop < window:
+                logmel = torch.stack([w.logmel for _, w in waiting])
+            else:
+                logmel = self.logmel(np.stack([w.samples for _, w in waiting]))
             rows = self.scores(logmel) if layers is None else self.features(logmel, layers)
             for (analysis, w), row in zip(waiting, rows, strict=True):
                 analysis.start_s.append(w.start / rate)
@@ -113,7 +120,7 @@ class Engine:
         for source, value, last in prefetch(sources, produce, workers=workers, depth=DECODED_AHEAD):
             if isinstance(value, _Opened):
                 current = Analysis(value.name)
-            elif isinstance(value, Window):
+            elif isinstance(value, (Window, LogMelWindow)):
                 waiting.append((current, value))
                 if len(waiting) >= batch_size:
                     run()

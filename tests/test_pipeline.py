@@ -1,0 +1,63 @@
+"""Background decoding: order, isolation of failures, laziness, and an end that leaves no thread behind."""
+
+import threading
+import time
+
+import pytest
+
+from audiotag.errors import AudioError
+from audiotag.pipeline import prefetch
+
+
+def produce(source):
+    for i in range(source):
+        if source == 13 and i == 5:
+            raise AudioError("13: broken in the middle")
+        if source == 17:
+            raise ZeroDivisionError("a bug in a decoder")
+        yield (source, i)
+
+
+def decode_threads():
+    return [t for t in threading.enumerate() if t.name.startswith("audiotag-decode")]
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+def test_everything_arrives_in_order_and_one_failure_stops_nothing(workers):
+    sources = [3, 13, 0, 17, 20, 1]
+    pieces = list(prefetch(sources, produce, workers=workers, depth=2))
+    values = [p.value for p in pieces if not p.last]
+    assert values == [(s, i) for s in sources for i in range({13: 5, 17: 0}.get(s, s))]
+    ends = {p.source: p.value for p in pieces if p.last}
+    assert [p.source for p in pieces if p.last] == sources
+    assert ends[3] is ends[0] is ends[20] is ends[1] is None
+    assert isinstance(ends[13], AudioError) and "broken in the middle" in str(ends[13])
+    assert isinstance(ends[17], AudioError) and "ZeroDivisionError" in str(ends[17]) and "17" in str(ends[17])
+
+
+def test_sources_are_read_lazily():
+    taken = []
+
+    def endless():
+        n = 0
+        while True:
+            taken.append(n)
+            yield 2
+            n += 1
+
+    pieces = prefetch(endless(), produce, workers=2, depth=1)
+    for _ in range(9):
+        next(pieces)
+    pieces.close()
+    assert len(taken) <= 9 // 3 + 3
+
+
+def test_leaving_early_ends_the_threads():
+    pieces = prefetch([1_000_000] * 4, produce, workers=2, depth=1)
+    next(pieces)
+    assert decode_threads()
+    pieces.close()
+    deadline = time.monotonic() + 5
+    while decode_threads() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert not decode_threads()
