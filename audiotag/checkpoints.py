@@ -11,11 +11,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from .config import CheckpointConfig
-from .download import fetch_entry, fetch_repository
+from .download import CONFIG_FILE, fetch_entry, fetch_repository
 from .errors import AudiotagError, CheckpointError, InvalidInputError
+from .hub import CacheDir, Token
 from .infer import infer_config
 from .manifest import HUB_FILE, Entry, Manifest, manifest
 from .networks import build_network
@@ -25,7 +27,6 @@ from .verify import digests
 log = logging.getLogger(__name__)
 
 FORMAT_VERSION = 1  # of config.json, which the safetensors header repeats
-CONFIG_FILE = "config.json"
 HEADER_KEY = "audiotag"
 PT_SUFFIXES = (".pt", ".pth", ".ckpt", ".bin")
 REPOSITORY_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
@@ -56,9 +57,9 @@ def load_checkpoint(
     name_or_path: str | os.PathLike[str] | None = None,
     *,
     revision: str | None = None,
-    cache_dir: str | os.PathLike[str] | None = None,
+    cache_dir: CacheDir = None,
     local_files_only: bool = False,
-    token: str | bool | None = None,
+    token: Token = None,
     allow_unverified: bool = False,
 ) -> Checkpoint:
     """Find, verify, read and check a checkpoint.
@@ -111,7 +112,7 @@ def load_checkpoint(
         and REPOSITORY_ID.fullmatch(target)
         and not target.endswith((".safetensors", *PT_SUFFIXES))
     ):
-        folder, origin = fetch_repository(target, (CONFIG_FILE, HUB_FILE), revision=revision, **options)
+        folder, origin = fetch_repository(target, revision=revision, **options)
         return _load_folder(folder, origin)
     if isinstance(name, os.PathLike) or os.sep in target or target.endswith((".safetensors", *PT_SUFFIXES)):
         raise CheckpointError(
@@ -132,12 +133,12 @@ def load_entry(
     entry: Entry,
     known: Manifest,
     *,
-    cache_dir: str | os.PathLike[str] | None = None,
+    cache_dir: CacheDir = None,
     local_files_only: bool = False,
-    token: str | bool | None = None,
+    token: Token = None,
     allow_unverified: bool = False,
 ) -> Checkpoint:
-    """A checkpoint of the manifest, whose configuration is the manifest's, whatever the file says; see `load_checkpoint`."""
+    """A checkpoint of the manifest, with the manifest's configuration whatever the file says; see `load_checkpoint`."""
     got = fetch_entry(
         entry,
         known,
@@ -176,7 +177,7 @@ def _load_file(path: Path) -> Checkpoint:
         config, card = _recognise(path) or (infer_config(state, path), {})
     else:
         raise InvalidInputError(
-            f"{path}: a checkpoint file ends in .safetensors or {', '.join(PT_SUFFIXES)}, got {path.suffix or 'no suffix'!r}"
+            f"{path}: a checkpoint file ends in .safetensors or {', '.join(PT_SUFFIXES)}, got {path.suffix!r}"
         )
     return Checkpoint(config, check_state(state, config.network, str(path)), str(path), card)
 
@@ -201,8 +202,9 @@ def build(checkpoint: Checkpoint) -> nn.Module:
         If the state dict does not fit the configuration.
     """
     state = check_state(checkpoint.state, checkpoint.config.network, checkpoint.origin)
-    network = build_network(checkpoint.config.network)
-    network.load_state_dict(state, strict=True)
+    with torch.device("meta"):  # no initial weights: they would cost time and draw from the caller's random numbers
+        network = build_network(checkpoint.config.network)
+    network.load_state_dict({name: tensor.clone() for name, tensor in state.items()}, strict=True, assign=True)
     return network.eval().requires_grad_(False)
 
 
@@ -269,7 +271,7 @@ def save_weights(
 def save_checkpoint(
     network: nn.Module, config: CheckpointConfig, card: Mapping[str, Any], folder: str | os.PathLike[str]
 ) -> Path:
-    """Write ``model.safetensors`` and ``config.json`` into a folder, which is made if need be; `load_checkpoint` reads it.
+    """Write ``model.safetensors`` and ``config.json`` into a folder, made if need be; `load_checkpoint` reads it.
 
     Returns
     -------

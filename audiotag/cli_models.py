@@ -69,7 +69,7 @@ def table(rows: list[list[str]], right: set[int]) -> str:
 
 
 def run_models(args: argparse.Namespace) -> int:
-    from .checkpoints import status  # no torch: only the manifest and a look into the cache
+    from .download import status  # no torch: only the manifest and a look into the cache
 
     found = [status(name, cache_dir=args.cache_dir) for name in _manifest().entries]
     if args.format == "json":
@@ -106,7 +106,7 @@ def _number(value: float | None, form: str, unit: float = 1.0) -> str:
 
 
 def run_fetch(args: argparse.Namespace) -> int:
-    from .checkpoints import fetch
+    from .download import fetch
 
     print(fetch(args.name, cache_dir=args.cache_dir, allow_unverified=args.allow_unverified))
     return 0

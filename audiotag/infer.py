@@ -71,9 +71,8 @@ def infer_network(state: Mapping[str, Tensor], where: str) -> NetworkConfig:
     hidden = None if fully else "classifier.2.weight"
     for name, dimensions in ((last, 4), (outputs, 4 if fully else 2), (hidden, 2)):
         if name is not None and (name not in state or state[name].ndim != dimensions):
-            raise CheckpointError(
-                f"{where}: {name} is missing or not {dimensions}-dimensional; the file is incomplete or of another network"
-            )
+            fault = f"{name} is missing or not {dimensions}-dimensional"
+            raise CheckpointError(f"{where}: {fault}; the file is incomplete or of another network")
     n_labels = state[outputs].shape[0]
     if n_labels < 1:
         raise CheckpointError(f"{where}: {outputs} has no rows; a network needs at least one label")
@@ -127,8 +126,8 @@ def infer_config(state: Mapping[str, Tensor], path: Path) -> CheckpointConfig:
         }
     )
     log.info(
-        "%s: %s of width %g with %d labels, from its tensors; strides %s, temperature %g, hop %d samples and %d mel bands, from its "
-        "name or by default",
+        "%s: %s of width %g with %d labels, from its tensors; strides %s, temperature %g, hop %d samples and %d mel "
+        "bands, from its name or by default",
         path,
         "DyMN" if network.architecture == "dymn" else "MN",
         network.width,

@@ -1,4 +1,4 @@
-"""The manifest: every known checkpoint's facts and sources, as data read from ``weights_manifest.json``. No torch, no network.
+"""The manifest: every known checkpoint's facts and sources, read from ``weights_manifest.json``. No torch, no network.
 
 In the file, a checkpoint's ``network`` and ``frontend`` are those of `audiotag.config`; ``labels`` null means
 AudioSet's 527; ``mean_average_precision`` is on AudioSet's evaluation set, in [0, 1]; ``gmacs`` are the published
@@ -11,10 +11,11 @@ import difflib
 import functools
 import json
 import re
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, Mapping, TypeVar
+from typing import Any, TypeVar
 
 from .config import CheckpointConfig
 from .errors import AudiotagError, CheckpointError, InvalidInputError
@@ -107,12 +108,19 @@ class Manifest:
     release_url: str
     entries: dict[str, Entry]
 
+    def __post_init__(self) -> None:
+        if self.default not in self.entries:
+            raise InvalidInputError(f"default {self.default!r} is not among the checkpoints")
+        for name, entry in self.entries.items():
+            if not self.usable_sources(entry):
+                raise InvalidInputError(f"checkpoint {name!r} has no source that is published")
+
     def hub_repository(self, name: str) -> str | None:
         """Repository id of an entry, or None while nothing is published."""
         return None if self.hub_namespace is None else f"{self.hub_namespace}/{name}"
 
     def usable_sources(self, entry: Entry) -> tuple[Source, ...]:
-        """The entry's sources without those that are not published yet (a Hub source needs namespace, revision and SHA-256)."""
+        """The entry's sources that are published: one on the Hub needs namespace, revision and SHA-256."""
         published = self.hub_namespace is not None
         return tuple(s for s in entry.sources if s.kind != "hub" or (published and s.revision and s.sha256))
 
@@ -180,8 +188,6 @@ def parse(text: str, origin: str = FILE_NAME) -> Manifest:
             where = f"{origin}, checkpoint {name!r}"
             entries[name] = _parse_entry(name, dict(values))
         where = origin
-        if plain["default"] not in entries:
-            raise InvalidInputError(f"default {plain['default']!r} is not among the checkpoints")
         return Manifest(plain["default"], plain["hub_namespace"], plain["release_url"], entries)
     except (ValueError, KeyError, TypeError, AttributeError, AudiotagError) as error:
         reason = f"no {error}" if isinstance(error, KeyError) else str(error)

@@ -79,16 +79,16 @@ def read_pt(path: Path) -> dict[str, Tensor]:
         raise CheckpointError(f"{path}: cannot be read ({error.strerror or error})") from error
     if not is_zip:
         raise CheckpointError(
-            f"{path}: not a zip file as torch.save writes it (a damaged file, or a bare pickle, which could hold code and is not "
-            "opened); copy the file again, or save its state dict with torch.save or safetensors"
+            f"{path}: not a zip file as torch.save writes it (damaged, or a bare pickle, which could hold code and is "
+            "not opened); copy the file again, or save its state dict with torch.save or safetensors"
         )
     try:
         loaded = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         reason = str(error).split("\n")[0]
         raise CheckpointError(
-            f"{path}: holds code or objects other than tensors, or is damaged, and was refused ({reason[:200]}); save only the "
-            "state dict, with torch.save(network.state_dict(), ...) or as safetensors"
+            f"{path}: holds code or objects other than tensors, or is damaged, and was refused ({reason[:200]}); save "
+            "only the state dict, with torch.save(network.state_dict(), ...) or as safetensors"
         ) from error
     except Exception as error:  # a damaged file makes torch raise nearly anything
         raise CheckpointError(

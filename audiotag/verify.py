@@ -41,7 +41,7 @@ def digests(path: str | os.PathLike[str]) -> Digests:
 
 
 def mismatch(found: Digests, expected: Source) -> str | None:
-    """What differs between a file's digests and the recorded ones, as "size 3 (expected 4)"; None where all that is recorded agrees."""
+    """What differs from the recorded digests, as "size 3 (expected 4)"; None where all that is recorded agrees."""
     differing = []
     for name, label in (("size", "size"), ("sha256", "SHA-256"), ("git_blob_sha1", "git blob SHA-1")):
         want, got = getattr(expected, name), getattr(found, name)
