@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-import html
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from .display import html_table, printable, shortest, text_table
 from .errors import InvalidInputError, MissingDependencyError
+from .events import OFF_RATIO, ON, find_events, hop_scores
 from .labels import LabelLike, LabelSet
 
 if TYPE_CHECKING:
     import pandas
 
 SHOWN_TAGS = 5
-BAR_CHARACTERS = 20
 
 
 @dataclass(frozen=True)
@@ -162,6 +162,95 @@ class Prediction:
             self, scores=self.labels.roll_up(self.scores), window_scores=self.labels.roll_up(self.window_scores)
         )
 
+    # -- events --------------------------------------------------------------------------------------------
+
+    def events(
+        self,
+        threshold: float | Mapping[Any, float] = ON,
+        *,
+        off: float | Mapping[Any, float] | None = None,
+        include: LabelLike | Iterable[LabelLike] | None = None,
+        exclude: LabelLike | Iterable[LabelLike] | None = None,
+        min_duration_s: float = 0.0,
+        max_gap_s: float = 0.0,
+        median_s: float = 0.0,
+        combine: str = "geometric",
+    ) -> list[Event]:
+        """When labels occur: onset, offset, peak and mean score, by onset.
+
+        Times are multiples of ``hop_s``, so predict with a small one: ``tagger.predict(path, hop_s=1.0)``.
+        Windows that overlap are combined per hop step (`audiotag.events.hop_scores` says how and what was
+        measured), then thresholds apply (`audiotag.events.find_events`).
+
+        Parameters
+        ----------
+        threshold : float or mapping
+            Score in [0, 1] that an event must reach. A mapping gives thresholds by label, or by category for
+            everything under it; the narrowest name counts, and labels it does not name have the default.
+        off : float or mapping, optional
+            Score that the event must keep, at most the threshold; half of it if None.
+        include, exclude : names, mids, indices or Labels, optional
+            Which labels to report, see `LabelSet.select`.
+        min_duration_s, max_gap_s, median_s : float
+            Shortest event to report, longest gap to fill, length of a running median, in seconds. All 0: each of
+            them lost more than it gained on the scenes of the measurement; they are for data that flickers.
+        combine : {"geometric", "mean", "max"}
+
+        Raises
+        ------
+        InvalidInputError
+            A threshold outside [0, 1] or below ``off``, a negative time, an unknown name.
+        """
+        indices = self.labels.select(include, exclude)
+        on_scores = self._per_label(threshold, "threshold", np.full(len(self.labels), ON, np.float32))
+        off_scores = self._per_label(off, "off", on_scores * np.float32(OFF_RATIO))
+        for i in np.flatnonzero(off_scores > on_scores)[:1]:
+            raise InvalidInputError(
+                f"off must not exceed threshold; for {self.labels.names[i]!r} they are {off_scores[i]:g} "
+                f"and {on_scores[i]:g}"
+            )
+        # What stays below its threshold in every window stays below it in every step.
+        indices = indices[(self.window_scores[:, indices] >= on_scores[indices]).any(axis=0)]
+        scores, edges_s = hop_scores(
+            self.window_scores[:, indices], self.window_start_s, self.window_end_s, hop_s=self.hop_s, combine=combine
+        )
+        spans = find_events(
+            scores,
+            edges_s,
+            on=on_scores[indices],
+            off=off_scores[indices],
+            min_duration_s=min_duration_s,
+            max_gap_s=max_gap_s,
+            median_s=median_s,
+        )
+        found = []
+        for span in spans:
+            label = self.labels[int(indices[span.index])]
+            found.append(
+                Event(
+                    label=label.display_name,
+                    onset_s=span.onset_s,
+                    offset_s=span.offset_s,
+                    peak=shortest(span.peak),
+                    mean=shortest(span.mean),
+                    index=label.index,
+                    mid=label.mid,
+                )
+            )
+        return found
+
+    def _per_label(self, value: Any, argument: str, default: np.ndarray) -> np.ndarray:
+        """One threshold per label from a number, a mapping, or None."""
+        if value is None:
+            return default
+        if not isinstance(value, Mapping):
+            return np.full(len(self.labels), checked_threshold(value, argument), np.float32)
+        named = [(self.labels.select(name), checked_threshold(v, f"{argument}[{name!r}]")) for name, v in value.items()]
+        scores = default.copy()
+        for indices, score in sorted(named, key=lambda pair: -len(pair[0])):
+            scores[indices] = score
+        return scores
+
     # -- to other forms ------------------------------------------------------------------------------------
 
     def to_dict(
@@ -186,7 +275,7 @@ class Prediction:
         """
         tags = {"k": k, "threshold": threshold, "include": include, "exclude": exclude}
         plain: dict[str, Any] = {
-            "source": self.source,
+            "source": printable(self.source),
             "duration_s": float(self.duration_s),
             "checkpoint": self.checkpoint,
             "window_s": float(self.window_s),
@@ -200,7 +289,7 @@ class Prediction:
                 {
                     "start_s": float(start_s),
                     "end_s": float(end_s),
-                    "tags": [tag.to_dict() for tag in replace(self, scores=scores).top(**tags)],  # type: ignore[arg-type]
+                    "tags": [tag.to_dict() for tag in top_tags(scores, self.labels, **tags)],  # type: ignore[arg-type]
                 }
                 for start_s, end_s, scores in zip(
                     self.window_start_s, self.window_end_s, self.window_scores, strict=True
@@ -243,37 +332,28 @@ class Prediction:
     def _heading(self) -> str:
         windows = f"{len(self.window_scores)} window" + ("s" if len(self.window_scores) != 1 else "")
         combined = f" ({self.aggregate})" if len(self.window_scores) > 1 else ""
-        return f"{self.source}  {self.duration_s:.1f} s, {windows}{combined}, {self.checkpoint}"
+        return f"{printable(self.source)}  {self.duration_s:.1f} s, {windows}{combined}, {self.checkpoint}"
 
     def __repr__(self) -> str:
-        tags = self.top(SHOWN_TAGS)
-        width = max(len(tag.label) for tag in tags)
-        lines = [f"Prediction: {self._heading()}"]
-        lines += [f"  {tag.label:<{width}}  {tag.score:.3f}  {bar(tag.score, BAR_CHARACTERS)}".rstrip() for tag in tags]
-        lines += [f"  warning: {warning}" for warning in self.warnings]
-        return "\n".join(lines)
+        return text_table(f"Prediction: {self._heading()}", self._shown(), self.warnings)
 
     def _repr_html_(self) -> str:
-        rows = "".join(
-            f'<tr><td style="text-align:left">{html.escape(tag.label)}</td><td>{tag.score:.3f}</td>'
-            f'<td style="text-align:left"><div style="background:#4c72b0;height:0.8em;width:{tag.score * 12:.2f}em">'
-            "</div></td></tr>"
-            for tag in self.top(SHOWN_TAGS)
-        )
-        warnings = "".join(f"<div>warning: {html.escape(warning)}</div>" for warning in self.warnings)
-        return f"<div><div>{html.escape(self._heading())}</div>{warnings}<table>{rows}</table></div>"
+        return html_table(self._heading(), self._shown(), self.warnings)
+
+    def _shown(self) -> list[tuple[str, float]]:
+        return [(tag.label, tag.score) for tag in self.top(SHOWN_TAGS)]
 
 
 def top_tags(
     scores: np.ndarray,
     labels: LabelSet,
     *,
-    k: int | None,
+    k: int | None = 10,
     threshold: float | None = None,
     include: LabelLike | Iterable[LabelLike] | None = None,
     exclude: LabelLike | Iterable[LabelLike] | None = None,
 ) -> list[Tag]:
-    """Best labels of one row of scores, float32 (labels,); arguments and errors as for `Prediction.top`."""
+    """The best labels of scores (labels,), float32, as `Prediction.top` gives them."""
     if k is not None and (isinstance(k, bool) or not isinstance(k, int | np.integer) or k < 1):
         raise InvalidInputError(f"k must be a positive integer or None for all labels, got {k!r}")
     indices = labels.select(include, exclude)
@@ -284,18 +364,6 @@ def top_tags(
         Tag(label.display_name, shortest(scores[label.index]), label.index, label.mid)
         for label in (labels[i] for i in indices[order])
     ]
-
-
-def bar(score: float, characters: int) -> str:
-    """A horizontal bar for a score in [0, 1], full at ``characters`` characters, in eighths of one."""
-    eighths = round(min(max(score, 0.0), 1.0) * characters * 8)
-    full, rest = divmod(eighths, 8)
-    return "█" * full + ("▏▎▍▌▋▊▉"[rest - 1] if rest else "")
-
-
-def shortest(score: np.float32) -> float:
-    """The shortest decimal that reads back as the same float32: 0.1 rather than 0.10000000149011612."""
-    return float(str(np.float32(score)))
 
 
 def checked_threshold(threshold: Any, argument: str = "threshold") -> float:

@@ -1,0 +1,111 @@
+"""How scores, times and names are written for people and for machines."""
+
+from __future__ import annotations
+
+import html
+import unicodedata
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+
+BAR_COLUMNS = 20
+
+
+def shortest(score: np.floating | float) -> float:
+    """The shortest decimal that reads back as the same float32: 0.1 rather than 0.10000000149011612."""
+    return float(str(np.float32(score)))
+
+
+def bar(score: float, columns: int, *, blocks: bool = True) -> str:
+    """A horizontal bar for a score in [0, 1], full at `columns` columns; in eighths of one with block characters."""
+    score = min(max(score, 0.0), 1.0)
+    if not blocks:
+        return "#" * round(score * columns)
+    full, eighths = divmod(round(score * columns * 8), 8)
+    return "█" * full + ("▏▎▍▌▋▊▉"[eighths - 1] if eighths else "")
+
+
+def clock(seconds: float, *, decimals: int = 1) -> str:
+    """``m:ss.s``, with hours before where there are any."""
+    ticks = round(seconds * 10**decimals)
+    whole, fraction = divmod(ticks, 10**decimals)
+    minutes, second = divmod(whole, 60)
+    hours, minute = divmod(minutes, 60)
+    tail = f".{fraction:0{decimals}d}" if decimals else ""
+    return f"{hours}:{minute:02d}:{second:02d}{tail}" if hours else f"{minute}:{second:02d}{tail}"
+
+
+def printable(text: str) -> str:
+    r"""A file name as text that any encoding of Unicode can hold, on one line.
+
+    Bytes of a name that are not UTF-8 become ``\xff``, control characters such as a newline ``\n``.
+    """
+    text = text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+    return "".join(
+        c if unicodedata.category(c) not in ("Cc", "Cs", "Zl", "Zp") else c.encode("unicode_escape").decode()
+        for c in text
+    )
+
+
+def columns(text: str) -> int:
+    """Columns a text takes on a terminal: two for wide characters, none for combining ones."""
+    return sum(
+        0
+        if unicodedata.combining(c) or unicodedata.category(c) == "Cf"
+        else 1 + (unicodedata.east_asian_width(c) in "WF")
+        for c in text
+    )
+
+
+def fit(text: str, width: int, *, ellipsis: str = "…") -> str:
+    """The text filled up with spaces, or cut and marked as cut, to exactly `width` columns."""
+    if columns(text) > width:
+        while text and columns(text + ellipsis) > width:
+            text = text[:-1]
+        text += ellipsis
+    return text + " " * (width - columns(text))
+
+
+def text_table(
+    heading: str,
+    rows: Sequence[tuple[str, float]],
+    warnings: Iterable[str] = (),
+    *,
+    width: int | None = None,
+    blocks: bool = True,
+) -> str:
+    """A heading, and under it names with their scores and bars, aligned.
+
+    Parameters
+    ----------
+    rows : sequence of (name, score in [0, 1])
+    width : int, optional
+        Columns of the terminal; bars go first where they do not fit, then names are cut. None: no limit.
+    blocks : bool
+        Whether the terminal can write block characters.
+    """
+    number, indent, space = len("0.000"), 2, 2
+    names = max((columns(name) for name, _ in rows), default=0)
+    bars = BAR_COLUMNS
+    if width is not None:
+        names = max(min(names, width - indent - space - number), 1)
+        bars = max(min(bars, width - indent - names - 2 * space - number), 0)
+    ellipsis = "…" if blocks else "~"
+    lines = [heading, *(f"  warning: {warning}" for warning in warnings)]
+    for name, score in rows:
+        lines.append(
+            f"  {fit(name, names, ellipsis=ellipsis)}  {score:.3f}  {bar(score, bars, blocks=blocks)}".rstrip()
+        )
+    return "\n".join(lines)
+
+
+def html_table(heading: str, rows: Sequence[tuple[str, float]], warnings: Iterable[str] = ()) -> str:
+    """The same as HTML for a notebook; everything in it is escaped."""
+    left = 'style="text-align:left"'
+    body = "".join(
+        f"<tr><td {left}>{html.escape(name)}</td><td>{score:.3f}</td><td {left}>"
+        f'<div style="background:#4c72b0;height:0.8em;width:{score * 12:.2f}em"></div></td></tr>'
+        for name, score in rows
+    )
+    notes = "".join(f"<div>warning: {html.escape(warning)}</div>" for warning in warnings)
+    return f"<div><div>{html.escape(heading)}</div>{notes}<table>{body}</table></div>"
