@@ -13,6 +13,8 @@ from .resample import resample_tensor
 
 MAX_CHANNELS = 128
 BLOCK_SAMPLES = 1 << 18
+# Values this large are another number format misread as floating point, and overflow in the power spectrum.
+LARGEST_SAMPLE = 1e10
 
 
 class ArrayReader:
@@ -53,7 +55,7 @@ class ArrayReader:
         stop = self.frames if stop is None else min(stop, self.frames)
         step = max(1024, BLOCK_SAMPLES // self.channels)
         for begin in range(start, stop, step):
-            yield mix(_to_float(self._array[:, begin : min(begin + step, stop)]))
+            yield mix(to_float(self._array[:, begin : min(begin + step, stop)]))
 
     def close(self) -> None:
         """Nothing is held."""
@@ -96,7 +98,29 @@ def mix(samples: np.ndarray) -> np.ndarray:
     return total
 
 
-def _to_float(samples: np.ndarray) -> np.ndarray:
+def check_samples(block: np.ndarray, position: int, rate_hz: int, name: str) -> None:
+    """Refuse NaN, infinite and absurdly large values; ``position`` is where mono `block` (n,) begins, in samples.
+
+    Raises
+    ------
+    AudioError
+        Naming the first such sample.
+    """
+    # Comparisons with NaN are false, so one look at the extremes finds every kind of bad value.
+    if not len(block) or (block.max() <= LARGEST_SAMPLE and block.min() >= -LARGEST_SAMPLE):
+        return
+    with np.errstate(invalid="ignore"):
+        where = int(np.argmax(~(np.abs(block) <= LARGEST_SAMPLE)))
+    found = "NaN" if np.isnan(block[where]) else "infinite" if np.isinf(block[where]) else f"{block[where]:g}"
+    raise AudioError(
+        f"{name}: sample {position + where} (at {(position + where) / rate_hz:.3f} s) is {found}; samples must be "
+        f"finite, at most {LARGEST_SAMPLE:g} and usually within [-1, 1]; repair the recording or replace such values, "
+        "for example with numpy.nan_to_num"
+    )
+
+
+def to_float(samples: np.ndarray) -> np.ndarray:
+    """Float32 of the same shape: floating-point values as they are, integers scaled by their full range."""
     kind, bits = samples.dtype.kind, 8 * samples.dtype.itemsize
     if kind == "f":
         with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite and is refused as such

@@ -43,8 +43,6 @@ class SlidingLogMel:
         On whatever device; the log-mel is left there.
     window_samples, hop_samples : int
         Length of the windows and step between them, ``1 <= hop_samples <= window_samples``.
-    tiled_start : bool
-        Also give windows that end before the first whole one, one per hop: the samples so far, tiled.
 
     Raises
     ------
@@ -52,7 +50,7 @@ class SlidingLogMel:
         Lengths out of range.
     """
 
-    def __init__(self, frontend: LogMel, *, window_samples: int, hop_samples: int, tiled_start: bool = False) -> None:
+    def __init__(self, frontend: LogMel, *, window_samples: int, hop_samples: int) -> None:
         config = frontend.config
         shortest = min_samples(config)
         if window_samples < shortest:
@@ -60,7 +58,7 @@ class SlidingLogMel:
         if not 1 <= hop_samples <= window_samples:
             raise InvalidInputError(f"hop_samples must be in [1, {window_samples}], got {hop_samples!r}")
         self.frontend = frontend
-        self.window_samples, self.hop_samples, self.tiled_start = window_samples, hop_samples, tiled_start
+        self.window_samples, self.hop_samples = window_samples, hop_samples
         self._device = next(frontend.buffers()).device
 
         step = config.hop_samples
@@ -84,8 +82,7 @@ class SlidingLogMel:
         self._buffer_start = 0  # position in the recording of the buffer's first sample
         self._n_buffered = 0
         self._stop = 0  # where the latest window ended
-        window, hop = self.window_samples, self.hop_samples
-        self._next_stop = hop + window % hop if self.tiled_start else window  # in step with the whole windows
+        self._next_stop = self.window_samples
         self._inner: Tensor | None = None  # (1, mels, inner frames) of the latest whole window
 
     @property
@@ -106,7 +103,7 @@ class SlidingLogMel:
             if self.n_samples == self._next_stop:
                 self._stop = self._next_stop
                 self._next_stop += self.hop_samples
-                yield self._tiled() if self._stop < self.window_samples else self._whole()
+                yield self._whole()
 
     def finish(self) -> LogMelWindow | None:
         """The window over the samples that no window has covered yet: moved back to end with the recording, or
@@ -114,10 +111,9 @@ class SlidingLogMel:
         """
         if self._stop == self.n_samples:
             return None
-        if self.n_samples < self.window_samples:
-            return self._tiled()
-        start = self.n_samples - self.window_samples
-        return LogMelWindow(start, self.n_samples, self._logmel(self._samples(start, self.window_samples))[0])
+        start = max(0, self.n_samples - self.window_samples)
+        samples = tile(self._samples(start, self.n_samples - start), self.window_samples)
+        return LogMelWindow(start, self.n_samples, self._logmel(samples)[0])
 
     def _append(self, samples: np.ndarray) -> None:
         if self._n_buffered + len(samples) > len(self._buffer):
@@ -138,10 +134,6 @@ class SlidingLogMel:
         """(B, 1, mels, frames) of waveforms of one length."""
         with torch.inference_mode():
             return self.frontend(torch.from_numpy(np.stack(waveforms)).to(self._device))
-
-    def _tiled(self) -> LogMelWindow:
-        clip = self._samples(0, self.n_samples)
-        return LogMelWindow(0, self.n_samples, self._logmel(tile(clip, self.window_samples))[0])
 
     def _whole(self) -> LogMelWindow:
         window, start = self.window_samples, self._stop - self.window_samples
