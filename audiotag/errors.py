@@ -27,3 +27,7 @@ class VerificationError(CheckpointError):
 
 class MissingDependencyError(AudiotagError, ImportError):
     """An optional package is needed for this; the message names the extra that installs it."""
+
+
+class OutputError(AudiotagError, OSError):
+    """An output could not be written."""

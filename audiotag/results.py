@@ -253,6 +253,18 @@ class Prediction:
 
     # -- to other forms ------------------------------------------------------------------------------------
 
+    def describe(self) -> dict[str, Any]:
+        """All but the scores: source, duration, checkpoint, windows, warnings; plain, JSON-ready."""
+        return {
+            "source": printable(self.source),
+            "duration_s": float(self.duration_s),
+            "checkpoint": self.checkpoint,
+            "window_s": float(self.window_s),
+            "hop_s": float(self.hop_s),
+            "aggregate": self.aggregate,
+            "warnings": list(map(printable, self.warnings)),
+        }
+
     def to_dict(
         self,
         *,
@@ -274,16 +286,8 @@ class Prediction:
             Whether to add ``windows``: start, end and tags of each window, under the same filters.
         """
         tags = {"k": k, "threshold": threshold, "include": include, "exclude": exclude}
-        plain: dict[str, Any] = {
-            "source": printable(self.source),
-            "duration_s": float(self.duration_s),
-            "checkpoint": self.checkpoint,
-            "window_s": float(self.window_s),
-            "hop_s": float(self.hop_s),
-            "aggregate": self.aggregate,
-            "warnings": list(self.warnings),
-            "tags": [tag.to_dict() for tag in self.top(**tags)],  # type: ignore[arg-type]
-        }
+        plain = self.describe()
+        plain["tags"] = [tag.to_dict() for tag in self.top(**tags)]  # type: ignore[arg-type]
         if windows:
             plain["windows"] = [
                 {
