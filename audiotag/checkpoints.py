@@ -15,13 +15,13 @@ import torch
 from torch import Tensor, nn
 
 from .config import CheckpointConfig
-from .download import CONFIG_FILE, fetch_entry, fetch_repository
+from .download import CONFIG_FILE, fetch_entry, fetch_repository, release_url
 from .errors import AudiotagError, CheckpointError, InvalidInputError
 from .hub import CacheDir, Token
 from .infer import infer_config
 from .manifest import HUB_FILE, Entry, Manifest, manifest
 from .networks import build_network
-from .tensors import check_state, read_pt, read_safetensors, write_safetensors, write_whole
+from .tensors import check_state, read_pt, read_safetensors, write_safetensors
 from .verify import digests
 
 log = logging.getLogger(__name__)
@@ -148,7 +148,15 @@ def load_entry(
         allow_unverified=allow_unverified,
     )
     state = read_safetensors(got.path)[0] if got.path.suffix == ".safetensors" else read_pt(got.path)
-    return Checkpoint(entry.config, check_state(state, entry.config.network, str(got.path)), got.origin, entry.card())
+    return Checkpoint(
+        entry.config, check_state(state, entry.config.network, str(got.path)), got.origin, entry_card(entry, known)
+    )
+
+
+def entry_card(entry: Entry, known: Manifest) -> dict[str, Any]:
+    """The facts a checkpoint of the manifest carries, with the address of its original file where that is elsewhere."""
+    addresses = [release_url(source, known) for source in entry.sources if source.kind == "release"]
+    return entry.card() | ({"source": addresses[0]} if addresses else {})
 
 
 def _load_folder(folder: Path, origin: str) -> Checkpoint:
@@ -185,11 +193,12 @@ def _load_file(path: Path) -> Checkpoint:
 def _recognise(path: Path) -> tuple[CheckpointConfig, dict[str, Any]] | None:
     """Configuration and facts of a release file, known by its digest whatever it is called."""
     found = digests(path)
-    for entry in manifest().entries.values():
+    known = manifest()
+    for entry in known.entries.values():
         for source in entry.sources:
             if source.sha256 == found.sha256 or (source.sha256 is None and source.git_blob_sha1 == found.git_blob_sha1):
                 log.info("%s: is the manifest's %s, by its digest", path, entry.name)
-                return entry.config, entry.card()
+                return entry.config, entry_card(entry, known)
     return None
 
 
@@ -266,29 +275,3 @@ def save_weights(
     check_state(state, config.network, str(path))
     header = json.dumps(json.loads(config_text(config, card)))
     write_safetensors(Path(path), state, {"format": "pt", HEADER_KEY: header})
-
-
-def save_checkpoint(
-    network: nn.Module, config: CheckpointConfig, card: Mapping[str, Any], folder: str | os.PathLike[str]
-) -> Path:
-    """Write ``model.safetensors`` and ``config.json`` into a folder, made if need be; `load_checkpoint` reads it.
-
-    Returns
-    -------
-    Path
-        The folder.
-
-    Raises
-    ------
-    CheckpointError
-        If the network is not that of the configuration.
-    DownloadError
-        If the disk refuses.
-    """
-    target = Path(folder)
-    if target.exists() and not target.is_dir():
-        raise InvalidInputError(f"folder must be a folder or not exist yet, got the file {target}")
-    target.mkdir(parents=True, exist_ok=True)
-    save_weights(target / HUB_FILE, network.state_dict(), config, card)
-    write_whole(target / CONFIG_FILE, config_text(config, card).encode())
-    return target

@@ -31,10 +31,9 @@ class Fetched(NamedTuple):
     origin: str
 
 
-def release_url(source: Source, known: Manifest) -> str:
-    """Address of a release file."""
-    base = os.environ.get(RELEASE_URL_VARIABLE) or known.release_url
-    return f"{base.rstrip('/')}/{source.file}"
+def release_url(source: Source, known: Manifest, base: str | None = None) -> str:
+    """Address of a release file, under `base` instead of the manifest's address if given."""
+    return f"{(base or known.release_url).rstrip('/')}/{source.file}"
 
 
 def release_path(source: Source, cache_dir: hub.CacheDir = None) -> Path:
@@ -174,7 +173,7 @@ def _from_hub(
 def _from_release(
     entry: Entry, source: Source, known: Manifest, cache_dir: hub.CacheDir, local: bool, allow_unverified: bool
 ) -> Fetched:
-    url, path = release_url(source, known), release_path(source, cache_dir)
+    url, path = release_url(source, known, os.environ.get(RELEASE_URL_VARIABLE)), release_path(source, cache_dir)
     fetched = Fetched(path, url)
     if path.is_file():
         difference = release.check_cached(path, source)
