@@ -7,30 +7,18 @@ import math
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, TypeAlias
 
 import numpy as np
 
-from .audio_arrays import ArrayReader, is_tensor, tensor_to_array
-from .audio_files import open_file, open_path
+from .audio_arrays import ArrayReader, check_samples, is_tensor, tensor_to_array
+from .audio_files import SoundFileReader, open_file, open_path
+from .audio_media import MediaReader
 from .errors import AudioError, AudiotagError, InvalidInputError
 from .resample import Resampler, check_rate
 
-# Values this large are another number format misread as floating point, and overflow in the power spectrum.
-LARGEST_SAMPLE = 1e10
-
-
-class Reader(Protocol):
-    """What opens one kind of source; ``blocks`` gives mono float32 at ``rate_hz``."""
-
-    rate_hz: int
-    channels: int
-    frames: int | None
-    warnings: Any
-
-    def blocks(self, start: int, stop: int | None) -> Iterator[np.ndarray]: ...
-
-    def close(self) -> None: ...
+# What opens one kind of source; its ``blocks(start, stop)`` gives mono float32 at its ``rate_hz``.
+Reader: TypeAlias = ArrayReader | SoundFileReader | MediaReader
 
 
 class AudioStream:
@@ -79,7 +67,7 @@ class AudioStream:
         Raises
         ------
         AudioError
-            Nothing could be decoded, or a sample is NaN, infinite or beyond LARGEST_SAMPLE.
+            Nothing could be decoded, or a sample is NaN, infinite or beyond 1e10.
         InvalidInputError
             The stream was closed or read before.
         """
@@ -90,7 +78,7 @@ class AudioStream:
             resampler = Resampler(reader.rate_hz, self.target_rate_hz)
             position = self._start
             for block in reader.blocks(self._start, self._stop):
-                self._check(block, position)
+                check_samples(block, position, self.source_rate_hz, self.name)
                 position += len(block)
                 resampled = resampler.push(block)
                 if len(resampled):
@@ -106,20 +94,6 @@ class AudioStream:
                 yield rest
         finally:
             reader.close()
-
-    def _check(self, block: np.ndarray, position: int) -> None:
-        # Comparisons with NaN are false, so one look at the extremes finds every kind of bad value.
-        if block.max() <= LARGEST_SAMPLE and block.min() >= -LARGEST_SAMPLE:
-            return
-        with np.errstate(invalid="ignore"):
-            where = int(np.argmax(~(np.abs(block) <= LARGEST_SAMPLE)))
-        found = "NaN" if np.isnan(block[where]) else "infinite" if np.isinf(block[where]) else f"{block[where]:g}"
-        seconds = (position + where) / self.source_rate_hz
-        raise AudioError(
-            f"{self.name}: sample {position + where} (at {seconds:.3f} s) is {found}; samples must be finite, at most "
-            f"{LARGEST_SAMPLE:g} and usually within [-1, 1]; repair the recording or replace such values, "
-            "for example with numpy.nan_to_num"
-        )
 
     def close(self) -> None:
         """Release the file; harmless to repeat."""

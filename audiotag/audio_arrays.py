@@ -91,9 +91,10 @@ def mix(samples: np.ndarray) -> np.ndarray:
     if channels == 1:
         return np.ascontiguousarray(samples[0])
     # one pass per channel: numpy's mean along an axis this short takes eight times as long
-    total = samples[0] + samples[1]
-    for channel in samples[2:]:
-        total += channel
+    with np.errstate(over="ignore", invalid="ignore"):  # what is not finite is refused later, with its place
+        total = samples[0] + samples[1]
+        for channel in samples[2:]:
+            total += channel
     total *= np.float32(1.0 / channels)
     return total
 

@@ -9,7 +9,7 @@ import shutil
 import stat
 import tempfile
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -17,11 +17,16 @@ import numpy as np
 import soundfile
 
 from .audio_arrays import MAX_CHANNELS, mix
+from .audio_media import MediaReader, recognise
+from .audio_mp3 import Mp3Layout, OpenEnded, find_mp3, may_be_mp3, silenced_stderr
 from .errors import AudioError, InvalidInputError
 from .resample import HIGHEST_RATE_HZ, LOWEST_RATE_HZ
 
 BLOCK_VALUES = 1 << 17  # float32 values decoded at once: half a megabyte, within a core's cache
 UNKNOWN_FRAMES = 1 << 62  # libsndfile says 2**63 - 1 where a header leaves the length open
+
+_HEAD_BYTES = 1024
+_MALFORMED = 3  # SF_ERR_MALFORMED_FILE
 
 # libsndfile's parse log: the size a header claims, then what the file has room for
 _CLAIMED = re.compile(r"^\s*(?:data|SSND|Data Size|riff)\s*:\s*(\d+) \(should be (\d+)\)", re.MULTILINE)
@@ -30,7 +35,7 @@ _STREAMED_SIZE = 0x7FFF_0000  # writers to a pipe put 2 or 4 GiB where they cann
 _MP3_SLACK_FRAMES = 4608  # encoder delay and padding that only some decoders cut
 
 
-def open_path(path: Path) -> Any:
+def open_path(path: Path) -> SoundFileReader | MediaReader:
     """A reader for the file at ``path``; see `open_file`.
 
     Raises
@@ -58,7 +63,7 @@ def open_path(path: Path) -> Any:
     return _open(file, name, owned=True)
 
 
-def open_file(file: Any, name: str) -> Any:
+def open_file(file: Any, name: str) -> SoundFileReader | MediaReader:
     """A reader for the contents of a binary file object, from where it stands; one that cannot seek is spooled.
 
     Raises
@@ -92,38 +97,71 @@ def open_file(file: Any, name: str) -> Any:
         raise AudioError(f"{name}: cannot be read: {error}") from error
 
 
-def _open(file: BinaryIO, name: str, *, owned: bool) -> Any:
-    guarded = GuardedFile(file)
+def _open(file: BinaryIO, name: str, *, owned: bool) -> SoundFileReader | MediaReader:
     with ExitStack() as on_failure:
         if owned:
             on_failure.callback(file.close)
+        guarded = GuardedFile(file, owned=owned)
         if guarded.size == 0:
             raise AudioError(f"{name}: is empty (0 bytes); an audio file is needed")
+        head = guarded.read(_HEAD_BYTES)
+        mp3 = find_mp3(guarded, guarded.size) if may_be_mp3(head) else None
+        guarded.raise_error(name)
         try:
-            reader = SoundFileReader(guarded, name, owned=owned)
+            reader: SoundFileReader | MediaReader = SoundFileReader(guarded, name, mp3, quietly=may_be_mp3(head))
         except soundfile.LibsndfileError as error:
             guarded.raise_error(name)
-            raise AudioError(f"{name}: not audio that can be decoded ({error.error_string})") from error
+            reader = _open_otherwise(guarded, name, head, error)
         on_failure.pop_all()
+    return reader
+
+
+def _open_otherwise(
+    file: GuardedFile, name: str, head: bytes, error: soundfile.LibsndfileError
+) -> SoundFileReader | MediaReader:
+    kind = recognise(head)
+    if kind is None or kind == "RIFF":
+        # mp3 behind a few stray bytes or in a RIFF wrapper: libsndfile knows it only by its first bytes
+        mp3 = find_mp3(file, file.size)
+        file.raise_error(name)
+        if mp3 is not None:
+            with suppress(soundfile.LibsndfileError):
+                return SoundFileReader(file, name, mp3, quietly=True, from_first_frame=True)
+    reason = error.error_string.strip(" .")
+    if kind is None:
+        raise AudioError(
+            f"{name}: not audio that can be decoded ({reason}); wav, flac, ogg, opus, mp3, aiff, au, caf and others "
+            "are read, and mp4, webm, wma and others with the extra [media]"
+        )
+    try:
+        reader = MediaReader(file, name, kind)
+    except AudioError:
+        file.raise_error(name)
+        raise
+    if error.code == _MALFORMED:
+        reader.warnings.append(f"truncated or damaged ({reason}); what ffmpeg's libraries can decode is used")
     return reader
 
 
 class GuardedFile(io.RawIOBase):
     """A seekable file whose failures are kept for later: an exception inside a C callback could only be printed."""
 
-    def __init__(self, file: BinaryIO) -> None:
+    def __init__(self, file: BinaryIO, *, owned: bool) -> None:
         super().__init__()
-        self.file = file
-        self.error: Exception | None = None
-        file.seek(0, os.SEEK_END)
-        self.size = file.tell()
+        self.file, self._owned = file, owned
+        self._error: Exception | None = None
+        self.size = file.seek(0, os.SEEK_END)
         self._position = 0
-        file.seek(0)
 
     def raise_error(self, name: str) -> None:
         """Raise what a callback had to keep, if anything."""
-        if self.error is not None:
-            raise AudioError(f"{name}: cannot be read: {self.error}") from self.error
+        if self._error is not None:
+            raise AudioError(f"{name}: cannot be read: {self._error}") from self._error
+
+    def release(self) -> None:
+        """Close the file if it was opened here."""
+        if self._owned:
+            self.file.close()
 
     def readable(self) -> bool:
         return True
@@ -140,27 +178,64 @@ class GuardedFile(io.RawIOBase):
         return self._position
 
     def readinto(self, buffer: Any) -> int:
+        filled = 0
         try:
             self.file.seek(self._position)
-            data = self.file.read(len(buffer))
-            buffer[: len(data)] = data
+            while filled < len(buffer):
+                data = self.file.read(len(buffer) - filled)
+                if not data:
+                    break
+                buffer[filled : filled + len(data)] = data
+                filled += len(data)
         except Exception as error:
-            self.error = error
-            return 0
-        self._position += len(data)
-        return len(data)
+            self._error = error
+        self._position += filled
+        return filled
 
 
 class SoundFileReader:
-    """Mono blocks of a file that libsndfile decodes; contents decide the format, never the name."""
+    """Mono blocks of a file that libsndfile decodes; contents decide the format, never the name.
 
-    def __init__(self, file: GuardedFile, name: str, *, owned: bool) -> None:
-        self._file, self._name, self._owned = file, name, owned
+    Parameters
+    ----------
+    file
+        The whole file.
+    name
+        For messages.
+    mp3
+        Where its frames are, if it is an mp3 file.
+    quietly
+        Whether mpg123 may decode it, and print.
+    from_first_frame
+        Show libsndfile nothing but the frames.
+
+    Raises
+    ------
+    soundfile.LibsndfileError
+        Not a format that libsndfile knows.
+    AudioError
+        Its header cannot be that of a recording.
+    """
+
+    def __init__(
+        self,
+        file: GuardedFile,
+        name: str,
+        mp3: Mp3Layout | None,
+        *,
+        quietly: bool,
+        from_first_frame: bool = False,
+    ) -> None:
+        self._file, self._name = file, name
         self.warnings: list[str] = []
-        self._sound = soundfile.SoundFile(_handle(file), closefd=False)
+        self._quietly = silenced_stderr if quietly else nullcontext
+        bounded = mp3 is not None and (from_first_frame or not mp3.length_known)
+        handle = OpenEnded(file, mp3.begin, mp3.end) if mp3 is not None and bounded else _handle(file)
+        with self._quietly():
+            self._sound = soundfile.SoundFile(handle, closefd=False)
         self.rate_hz, self.channels = self._sound.samplerate, self._sound.channels
-        frames = self._sound.frames
-        self.frames = None if frames >= UNKNOWN_FRAMES else frames
+        known = self._sound.frames < UNKNOWN_FRAMES and (mp3 is None or mp3.length_known)
+        self.frames = self._sound.frames if known else None
         try:
             self._check()
         except AudioError:
@@ -194,37 +269,35 @@ class SoundFileReader:
                 # a single channel would be handed on as a view of the buffer, which the next read overwrites
                 yield mix(buffer[skipped:frames].T) if self.channels > 1 else buffer[skipped:frames, 0].copy()
             position += frames
-            if failure is not None:
-                self.warnings.append(
-                    f"decoding stopped at {position / self.rate_hz:.3f} s ({failure}); what came before is used"
-                )
+            if failure is not None or frames == 0:
+                self._note_missing(position, failure)
                 return
-            if frames == 0:
-                break
-        if stop is None or position < stop:
-            self._note_missing(position)
 
     def _go_to(self, start: int) -> int:
         if start == 0:
             return 0
         try:
-            return self._sound.seek(start)
+            with self._quietly():
+                return self._sound.seek(start)
         except soundfile.LibsndfileError:
-            return 0
+            return 0  # decode up to there instead
 
     def _read(self, buffer: np.ndarray) -> tuple[int, str | None]:
         # On an error soundfile does not say how many frames came before it; the mark shows.
         buffer[:] = np.nan
         try:
-            frames = len(self._sound.read(out=buffer))
+            with self._quietly():
+                frames = len(self._sound.read(out=buffer))
         except soundfile.LibsndfileError as error:
             self._file.raise_error(self._name)
             bad = np.isnan(buffer).any(axis=1)
-            return (int(np.argmax(bad)) if bad.any() else len(buffer)), error.error_string
+            return (int(np.argmax(bad)) if bad.any() else len(buffer)), error.error_string.removeprefix(
+                "Error : "
+            ).strip(" .")
         self._file.raise_error(self._name)
         return frames, None
 
-    def _note_missing(self, decoded: int) -> None:
+    def _note_missing(self, decoded: int, failure: str | None) -> None:
         claimed = self.frames
         log = self._sound.extra_info
         sizes, counts = _CLAIMED.search(log), _CLAIMED_FRAMES.search(log)
@@ -233,22 +306,36 @@ class SoundFileReader:
         elif sizes and 0 < int(sizes[2]) < int(sizes[1]) < _STREAMED_SIZE:
             claimed = decoded * int(sizes[1]) // int(sizes[2])
         slack = _MP3_SLACK_FRAMES if self._sound.format == "MP3" else 0
+        used = f"{decoded / self.rate_hz:.3f} s"
         if claimed is not None and decoded + slack < claimed:
-            self.warnings.append(
-                f"truncated: {decoded / self.rate_hz:.3f} s of {claimed / self.rate_hz:.3f} s are there and used, "
-                f"{(claimed - decoded) / self.rate_hz:.3f} s are missing"
-            )
+            used += f" of {claimed / self.rate_hz:.3f} s"
+        elif failure is None and (self._sound.format != "OGG" or _ends_with_mark(self._file)):
+            return
+        reason = f"decoding stopped: {failure}" if failure else "the file ends early"
+        self.warnings.append(f"truncated or damaged ({reason}); {used} could be read and are used")
 
     def close(self) -> None:
         """Release libsndfile's handle, and the file if it was opened here."""
         self._sound.close()
-        if self._owned:
-            self._file.file.close()
+        self._file.release()
+
+
+def _ends_with_mark(file: GuardedFile) -> bool:
+    # RFC 3533: a stream's last page has flag 4 in its sixth byte; a page is 27 bytes, n lengths, and the sum of these.
+    file.seek(max(0, file.size - (1 << 17)))
+    tail = file.read(1 << 17)
+    start = tail.rfind(b"OggS")
+    if start < 0 or len(tail) < start + 27:
+        return False
+    lengths = tail[start + 27 : start + 27 + tail[start + 26]]
+    return bool(tail[start + 5] & 4) and len(tail) >= start + 27 + tail[start + 26] + sum(lengths)
 
 
 def _handle(file: GuardedFile) -> Any:
     # A descriptor spares a callback into Python, and a wait for the interpreter's lock, every few kilobytes; on Windows
     # descriptors do not cross C runtimes. Without a path libsndfile cannot be misled by the file's name.
     if os.name == "posix" and isinstance(file.file, io.FileIO):
+        file.file.seek(0)
         return file.file.fileno()
+    file.seek(0)
     return file
