@@ -274,4 +274,5 @@ def save_weights(
     """
     check_state(state, config.network, str(path))
     header = json.dumps(json.loads(config_text(config, card)))
-    write_safetensors(Path(path), state, {"format": "pt", HEADER_KEY: header})
+    # One key only: safetensors writes several in no fixed order, and a checkpoint should have one digest.
+    write_safetensors(Path(path), state, {HEADER_KEY: header})
