@@ -10,11 +10,12 @@ import numpy as np
 
 from .audio_arrays import MAX_CHANNELS, check_samples, is_tensor, mix, tensor_to_array, to_float
 from .errors import InvalidInputError
+from .events import ON
 from .labels import LabelLike, LabelSet
 from .resample import Resampler, check_rate
 from .results import Event, Tag, top_tags
 from .sliding import LogMelWindow, SlidingLogMel
-from .tracker import DEFAULT_MAX_GAP_S, DEFAULT_ON, EventTracker, Onset
+from .tracker import MAX_GAP_S, EventTracker, Onset
 from .windows import hop_samples, tile
 
 if TYPE_CHECKING:
@@ -104,10 +105,10 @@ class Stream:
         sample_rate: int = 16_000,
         channels: int = 1,
         hop_s: float = 1.0,
-        on: float = DEFAULT_ON,
+        on: float = ON,
         off: float | None = None,
         min_duration_s: float = 0.0,
-        max_gap_s: float = DEFAULT_MAX_GAP_S,
+        max_gap_s: float = MAX_GAP_S,
         include: LabelLike | Iterable[LabelLike] | None = None,
         exclude: LabelLike | Iterable[LabelLike] | None = None,
     ) -> None:

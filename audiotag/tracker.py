@@ -11,11 +11,12 @@ import numpy as np
 
 from .display import shortest
 from .errors import InvalidInputError
+from .events import OFF_RATIO, ON
 from .labels import LabelLike, LabelSet
 from .results import Event, checked_threshold
 
-DEFAULT_ON = 0.3
-DEFAULT_MAX_GAP_S = 2.0
+MAX_GAP_S = 2.0
+RECOGNITION_S = 1.0  # how much of a sound the network mostly needs before its score moves; measured, see EventTracker
 
 
 @dataclass(frozen=True)
@@ -37,11 +38,15 @@ class EventTracker:
     """Hysteresis over the windows of a stream, every label by itself.
 
     An event starts with the first window whose score is at least ``on`` and lasts while scores are at least ``off``.
-    Windows overlap, so their times are read as follows. What makes a score rise is new in the window: the onset is
-    the end of the window before. What lets it fall has just left: the offset is the start of the first window
-    below ``off``. Where a label is up for at least a window's length and ``off`` equals ``on``, these are the times
-    that the overlapping windows' minimum gives afterwards (``combine="min"`` of `Prediction.events`), known without
-    waiting. Memory is a few numbers per label.
+    Windows overlap, so times are read as follows. What makes a score rise is new in the window: the onset is the end
+    of the window before the first one of at least ``off``, less a second for the network to recognise the sound.
+    What lets it fall has just left: the offset is the start of the first window below ``off``.
+
+    Measured with ``mn04_as`` on 60 scenes of 90 s, each with some seven real sounds of 1 to 20 s at known times,
+    windows of 10 s every 1 s, ``on`` 0.3 and ``off`` 0.15: half of the onsets lie within 1.3 s and half of the
+    offsets within 1.2 s of the truth.
+
+    Memory is a few numbers per label, however long the stream.
 
     Parameters
     ----------
@@ -51,9 +56,10 @@ class EventTracker:
     on : float
         Score in [0, 1] at which an event starts.
     off : float, optional
-        Score below which it ends, at most ``on``; None: two thirds of ``on``.
+        Score below which it ends, at most ``on``; None: half of ``on``.
     min_duration_s : float
-        How long scores must stay up before an event is reported, in seconds; shorter ones never are.
+        How long after its first window at or above ``on`` an event must still be up to be reported, in seconds;
+        those that are not never are.
     max_gap_s : float
         How long scores may be below ``off`` without ending the event, in seconds. Ends are reported this much later.
     include, exclude : names, mids, indices or Labels, optional
@@ -70,19 +76,20 @@ class EventTracker:
         labels: LabelSet,
         rate_hz: int,
         *,
-        on: float = DEFAULT_ON,
+        on: float = ON,
         off: float | None = None,
         min_duration_s: float = 0.0,
-        max_gap_s: float = DEFAULT_MAX_GAP_S,
+        max_gap_s: float = MAX_GAP_S,
         include: LabelLike | Iterable[LabelLike] | None = None,
         exclude: LabelLike | Iterable[LabelLike] | None = None,
     ) -> None:
         self._on = np.float32(checked_threshold(on, "on"))
-        self._off = np.float32(self._on * 2 / 3 if off is None else checked_threshold(off, "off"))
+        self._off = np.float32(self._on * OFF_RATIO if off is None else checked_threshold(off, "off"))
         if self._off > self._on:
             raise InvalidInputError(f"off must not exceed on, got off={off!r} and on={on!r}")
         self._min_duration = _seconds(min_duration_s, "min_duration_s", rate_hz)
         self._max_gap = _seconds(max_gap_s, "max_gap_s", rate_hz)
+        self._recognition = round(RECOGNITION_S * rate_hz)
         self._rate_hz = rate_hz
         self._indices = labels.select(include, exclude)
         self._labels = [labels[i] for i in self._indices]
@@ -94,7 +101,9 @@ class EventTracker:
         self._previous_stop = 0
         self._up = np.zeros(n, bool)  # at least `on` once and never too long below `off` since
         self._reported = np.zeros(n, bool)
-        self._onset = np.zeros(n, np.int64)  # these are samples, and of meaning only where a label is up
+        self._low = np.ones(n, bool)  # whether the latest window was below `off`
+        self._rise = np.zeros(n, np.int64)  # end of the last window below `off`; this and the next four in samples
+        self._onset = np.zeros(n, np.int64)
         self._first_stop = np.zeros(n, np.int64)  # end of the event's first window
         self._last_stop = np.zeros(n, np.int64)  # end of the latest window at or above `off`
         self._offset = np.zeros(n, np.int64)
@@ -116,7 +125,11 @@ class EventTracker:
 
         new = high & ~self._up
         self._up |= new
-        self._onset[new], self._first_stop[new] = self._previous_stop, stop
+        self._rise[self._low] = self._previous_stop
+        self._low = low
+        # Never before the window that shows it, nor before the end of the event before.
+        onset = np.maximum(np.maximum(self._rise - self._recognition, start), self._offset)
+        self._onset[new], self._first_stop[new] = onset[new], stop
         for array in (self._peak, self._sum, self._count):
             array[new] = 0
 
@@ -134,7 +147,7 @@ class EventTracker:
         ended = self._events(over & self._reported)
         self._up &= ~over
         self._reported &= ~over
-        begins = still & ~self._reported & (stop - self._onset >= self._min_duration)
+        begins = still & ~self._reported & (stop - self._first_stop >= self._min_duration)
         self._reported |= begins
         self._previous_stop = stop
         return self._onsets(begins, s), ended
