@@ -46,11 +46,11 @@ def add_parsers(commands: argparse._SubParsersAction) -> None:
     completion.set_defaults(run=run_completion)
 
 
-def add_cache_option(parser: argparse.ArgumentParser) -> None:
+def add_cache_option(parser: argparse._ActionsContainer) -> None:
     parser.add_argument("--cache-dir", metavar="DIR", help="where checkpoints are kept (default: the Hub's cache)")
 
 
-def add_unverified_option(parser: argparse.ArgumentParser) -> None:
+def add_unverified_option(parser: argparse._ActionsContainer) -> None:
     parser.add_argument(
         "--allow-unverified",
         action="store_true",

@@ -1,0 +1,315 @@
+"""Commands about recordings: tag, events, embed, plot. Parsing needs no torch; a command imports what it runs."""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import sys
+import tempfile
+from contextlib import ExitStack
+from typing import Any
+
+from .cli_models import add_cache_option, add_unverified_option
+from .cli_work import check_use, destination, fingerprint, load_tagger, run, silence, stdin, stdout
+from .errors import InvalidInputError
+from .inputs import STDIN
+
+DEFAULT_TOP = 10
+EVENTS_HOP_S = 1.0
+DEFAULT_WORKERS = 2
+
+INPUTS = """\
+PATH is a file, a folder (searched for audio, with its subfolders), a pattern in quotes ("rec/**/*.wav"), or - for
+audio on standard input. A file is tried whatever its ending. One that cannot be read is reported on stderr and in
+the output and does not stop the others; the exit code is then 1.
+"""
+OUTPUT = """\
+-o FILE appears whole when all is done. Until then FILE.partial/ keeps what is done: after a kill, a full disk or
+Ctrl-C the same command with --resume goes on where it was, over the same list of files. -o FOLDER/ gets one file
+for each input, in folders like theirs; --resume does those that are missing.
+"""
+
+
+def add_parsers(commands: argparse._SubParsersAction) -> None:
+    tag = _command(
+        commands,
+        "tag",
+        "say what is in recordings",
+        "Say what is in recordings: AudioSet's labels with scores from 0 to 1, best first.",
+        """\
+examples:
+  audiotag tag street.wav
+  audiotag tag recordings/ --include Animal --threshold 0.2
+  audiotag tag recordings/ -o tags.jsonl --resume
+  find . -name '*.flac' -print0 | audiotag tag --from-file - --format csv > tags.csv
+""",
+    )
+    _add_output(
+        tag, "text, json, jsonl, csv or parquet; by default as FILE ends, text on a terminal, jsonl in a folder"
+    )
+    tag.add_argument(
+        "--top",
+        type=_top,
+        metavar="N",
+        help=f"at most N labels, or all (default: {DEFAULT_TOP}; all that reach --threshold if that is given)",
+    )
+    tag.add_argument("--threshold", type=float, metavar="SCORE", help="only labels scoring at least this, 0 to 1")
+    add_labels(tag)
+    _add_hop(tag, "one window, 10 s for most checkpoints")
+    tag.add_argument(
+        "--aggregate",
+        choices=("max", "mean"),
+        default="max",
+        help="how windows make the recording's score: max, it occurs somewhere; mean, on average",
+    )
+    tag.add_argument("--windows", action="store_true", help="write each window's labels too (not in text)")
+    add_model(tag)
+    tag.set_defaults(run=run_tag)
+
+    events = _command(
+        commands,
+        "events",
+        "say when things happen in recordings",
+        "Say when things happen: labels with onset and offset, in seconds.",
+        """\
+examples:
+  audiotag events call.flac --include Speech
+  audiotag events call.flac -o call.labels.txt        a label track for Audacity
+  audiotag events recordings/ --format raven -o selections/
+""",
+    )
+    _add_output(
+        events,
+        "text, jsonl, csv, json, parquet, audacity, raven or webvtt; by default as FILE ends (.labels.txt is audacity, "
+        ".selections.txt raven, .vtt webvtt), text on a terminal, jsonl in a folder",
+    )
+    events.add_argument("--on", type=float, metavar="SCORE", help="score that an event must reach (default: 0.3)")
+    events.add_argument("--off", type=float, metavar="SCORE", help="score that it must keep (default: half of --on)")
+    for name, about in (
+        ("--min-duration", "shortest event to report"),
+        ("--max-gap", "longest gap to fill between two events of a label"),
+        ("--median", "length of a running median over the scores"),
+    ):
+        events.add_argument(name, type=float, default=0.0, metavar="S", help=f"{about}, in seconds (default: 0)")
+    add_labels(events)
+    _add_hop(events, f"{EVENTS_HOP_S:g}; times are multiples of it")
+    add_model(events)
+    events.set_defaults(run=run_events)
+
+    embed = _command(
+        commands,
+        "embed",
+        "feature vectors of recordings, for your own classifier or search",
+        "Feature vectors of recordings. .npz holds embeddings, source, and failed with error; .npy one matrix with a "
+        "row of NaN for what failed; .parquet and .jsonl a row or line for each.",
+        """\
+examples:
+  audiotag embed a.wav b.wav -o vectors.npz
+  audiotag embed recordings/ -o vectors.parquet --layer mid --per window --hop 1
+""",
+    )
+    _add_output(embed, "npz, npy, parquet or jsonl; by default as FILE ends, npz in a folder")
+    embed.add_argument(
+        "--layer",
+        action="append",
+        metavar="NAME",
+        help="embedding (default), hidden, stem, block0 to block14, logmel or mid; repeat it to concatenate several",
+    )
+    embed.add_argument("--per", choices=("clip", "window"), default="clip", help="mean over windows, or each window")
+    _add_hop(embed, "one window, 10 s for most checkpoints")
+    add_model(embed)
+    embed.set_defaults(run=run_embed)
+
+    plot = commands.add_parser(
+        "plot",
+        help="a picture of a recording: log-mel above, scores over time below",
+        description="Draw a recording's log-mel and, below it, the scores of its best labels over time.",
+    )
+    plot.add_argument("path", metavar="PATH", help="the recording, or - for audio on standard input")
+    plot.add_argument("-o", "--output", required=True, metavar="FILE", help="picture to write: .png, .svg or .pdf")
+    plot.add_argument("--top", type=_top, default=DEFAULT_TOP, metavar="N", help="rows (default: %(default)s)")
+    add_labels(plot)
+    _add_hop(plot, f"{EVENTS_HOP_S:g}")
+    add_model(plot)
+    plot.set_defaults(run=run_plot)
+
+
+def _command(
+    commands: argparse._SubParsersAction, name: str, about: str, description: str, examples: str
+) -> argparse.ArgumentParser:
+    parser = commands.add_parser(
+        name,
+        help=about,
+        description=description,
+        epilog="\n".join((INPUTS, OUTPUT, examples)),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("paths", nargs="*", metavar="PATH", help="files, folders, patterns, or - for standard input")
+    parser.add_argument(
+        "--from-file",
+        metavar="LIST",
+        help="also the files and folders named in LIST, one per line or NUL-separated; - reads the list from stdin",
+    )
+    return parser
+
+
+def _add_output(parser: argparse.ArgumentParser, formats: str) -> None:
+    parser.add_argument("-o", "--output", metavar="FILE", help="file to write, or a folder for one file per input")
+    parser.add_argument("--format", help=formats)
+    parser.add_argument("--resume", action="store_true", help="go on where a run with the same options was stopped")
+    parser.add_argument("--quiet", action="store_true", help="on stderr nothing but errors")
+    parser.add_argument(
+        "--workers",
+        type=int,
+        default=DEFAULT_WORKERS,
+        metavar="N",
+        help="threads that decode audio ahead of the network (default: %(default)s)",
+    )
+
+
+def add_labels(parser: argparse.ArgumentParser) -> None:
+    for name, about in (
+        ("--include", "only this label and those under it"),
+        ("--exclude", "not this label, nor those under it"),
+    ):
+        parser.add_argument(
+            name,
+            action="append",
+            metavar="LABEL",
+            help=f"{about}; repeat it for several ('audiotag labels' lists them)",
+        )
+
+
+def _add_hop(parser: argparse.ArgumentParser, default: str) -> None:
+    parser.add_argument("--hop", type=float, metavar="S", help=f"step between windows in seconds (default: {default})")
+
+
+def add_model(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("checkpoint")
+    group.add_argument("--model", metavar="NAME", help="a name of 'audiotag models', a file, folder or Hub repository")
+    group.add_argument("--device", help="cpu, cuda, cuda:1, mps ... (default: cuda where there is one, else cpu)")
+    group.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), default="float32")
+    group.add_argument("--batch-size", type=int, metavar="N", help="windows per run of the network; changes speed only")
+    group.add_argument("--revision", help="commit, branch or tag of a Hub repository")
+    add_cache_option(group)
+    group.add_argument("--local-files-only", action="store_true", help="never download")
+    add_unverified_option(group)
+
+
+def _top(text: str) -> int:
+    """A number of labels; 0 stands for all."""
+    if text == "all":
+        return 0
+    number = int(text) if text.isdecimal() else 0
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"must be a positive number or 'all', got {text!r}")
+    return number
+
+
+def run_tag(args: argparse.Namespace) -> int:
+    from .records import tag_record
+
+    top = args.top if args.top is not None else DEFAULT_TOP if args.threshold is None else 0
+    options = {"k": top or None, "threshold": args.threshold, "windows": args.windows}
+    return _run_predictions(args, "tags", tag_record, options, hop_s=args.hop, aggregate=args.aggregate)
+
+
+def run_events(args: argparse.Namespace) -> int:
+    from .events import ON
+    from .records import event_record
+
+    options = {
+        "threshold": ON if args.on is None else args.on,
+        "off": args.off,
+        "min_duration_s": args.min_duration,
+        "max_gap_s": args.max_gap,
+        "median_s": args.median,
+    }
+    hop_s = EVENTS_HOP_S if args.hop is None else args.hop
+    return _run_predictions(args, "events", event_record, options, hop_s=hop_s, aggregate="max")
+
+
+def _run_predictions(
+    args: argparse.Namespace, kind: str, describe: Any, options: dict[str, Any], *, hop_s: float | None, aggregate: str
+) -> int:
+    from .runs import Task
+    from .writers import FORMATS, find_format, open_writer
+
+    target = destination(args.output)
+    endings = tuple(form.suffix for form in FORMATS.values() if kind in form.kinds)
+    if args.format is None and target.is_file and not str(target.path).lower().endswith(endings):
+        raise InvalidInputError(f"-o {target.path}: must end in {', '.join(endings)}; or add --format")
+    form = find_format("jsonl" if args.format is None and target.is_folder else args.format, kind, target.path)
+    check_use(args, target, binary=form.binary)
+    options = {**options, "include": args.include, "exclude": args.exclude}
+    tagger = load_tagger(args)
+    analysis: dict[str, Any] = {
+        "hop_s": tagger.config.window_s if hop_s is None else hop_s,
+        "aggregate": aggregate,
+    }
+    speed: dict[str, Any] = {"batch_size": args.batch_size, "workers": args.workers}
+    # What is wrong with the options shows here, before anything is written.
+    tagger.predict_each([], **analysis, **speed)
+    describe(silence(tagger), **options)
+    task = Task(
+        analyse=lambda sources: tagger.predict_each(sources, **analysis, **speed),
+        describe=lambda _, prediction: describe(prediction, **options),
+        opened=lambda path: open_writer(form, kind, stdout(form.name) if path is None else path),
+        suffix=form.suffix,
+        one_input=form.name if form.one_recording else None,
+        fingerprint=fingerprint(args, tagger, {"format": form.name, **analysis, **options}),
+    )
+    return run(args, task, target)
+
+
+def run_embed(args: argparse.Namespace) -> int:
+    from . import embedding_files as files
+    from .runs import Task
+
+    target = destination(args.output)
+    name = files.find_format("npz" if args.format is None and target.is_folder else args.format, target.path)
+    check_use(args, target, binary=name != "jsonl")
+    tagger = load_tagger(args)
+    layers = args.layer or ["embedding"]
+    analysis: dict[str, Any] = {
+        "layer": layers,
+        "hop_s": tagger.config.window_s if args.hop is None else args.hop,
+    }
+    speed: dict[str, Any] = {"batch_size": args.batch_size, "workers": args.workers}
+    tagger.embed_each([], **analysis, **speed)
+    features = sum(tagger.layers[layer] for layer in layers)
+    task = Task(
+        analyse=lambda sources: tagger.embed_each(sources, **analysis, **speed),
+        describe=lambda source, found: files.embedding_record(source, found, per=args.per),
+        opened=lambda path: files.open_writer(name, stdout(name) if path is None else path, features, args.per),
+        suffix=f".{name}",
+        one_input="npy with --per window" if name == "npy" and args.per == "window" else None,
+        fingerprint=fingerprint(args, tagger, {"format": name, "per": args.per, **analysis}),
+    )
+    return run(args, task, target)
+
+
+def run_plot(args: argparse.Namespace) -> int:
+    from . import plot
+
+    if not args.output.lower().endswith(plot.SUFFIXES):
+        raise InvalidInputError(f"-o {args.output}: a picture's name must end in {', '.join(plot.SUFFIXES)}")
+    tagger = load_tagger(args)
+    labels = {"include": args.include, "exclude": args.exclude}
+    tagger.labels.select(**labels)
+    frontend = tagger.config.frontend
+    with ExitStack() as stack:
+        source: Any = args.path
+        if args.path == STDIN:  # it is read twice
+            source = stack.enter_context(tempfile.TemporaryFile())
+            shutil.copyfileobj(stdin(), source)
+            source.seek(0)
+        prediction = tagger.predict(source, hop_s=EVENTS_HOP_S if args.hop is None else args.hop)
+        if args.path == STDIN:
+            source.seek(0)
+        image = plot.logmel_image(source, duration_s=prediction.duration_s, frontend=frontend)
+    for warning in prediction.warnings:
+        print(f"audiotag: warning: {warning}", file=sys.stderr)
+    figure = plot.plot_prediction(prediction, logmel=image, frontend=frontend, k=args.top or len(tagger.labels), **labels)
+    plot.save_figure(figure, args.output)
+    return 0
