@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from types import MappingProxyType
 
 import torch
 from torch import Tensor
@@ -17,17 +19,19 @@ from .networks import build_network
 
 log = logging.getLogger(__name__)
 
-Shapes = dict[str, tuple[int, ...]]
+Shapes = Mapping[str, tuple[int, ...]]
 
 MIN_WIDTH, MAX_WIDTH = 0.05, 8.0
 IMAGENET_TEMPERATURE = 30.0  # DyMN files named *_im were saved before the temperature was lowered
 STRIDES = {"s2221": (2, 2, 2, 1), "s2211": (2, 2, 1, 1)}
 
 
+@functools.lru_cache(maxsize=64)
 def expected_shapes(config: NetworkConfig) -> Shapes:
     """Names and shapes of the state dict of `config`'s network, without allocating it."""
     with torch.device("meta"):
-        return {name: tuple(tensor.shape) for name, tensor in build_network(config).state_dict().items()}
+        shapes = {name: tuple(tensor.shape) for name, tensor in build_network(config).state_dict().items()}
+    return MappingProxyType(shapes)
 
 
 def candidate_widths(state: Mapping[str, Tensor], last: str, hidden: str | None) -> Iterator[float]:
