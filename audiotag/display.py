@@ -25,14 +25,14 @@ def bar(score: float, columns: int, *, blocks: bool = True) -> str:
     return "█" * full + ("▏▎▍▌▋▊▉"[eighths - 1] if eighths else "")
 
 
-def clock(seconds: float, *, decimals: int = 1) -> str:
-    """``m:ss.s``, with hours before where there are any."""
+def clock(seconds: float, *, decimals: int = 1, hours: bool = False) -> str:
+    """``m:ss.s``, with hours before where there are any, or always if `hours`."""
     ticks = round(seconds * 10**decimals)
     whole, fraction = divmod(ticks, 10**decimals)
     minutes, second = divmod(whole, 60)
-    hours, minute = divmod(minutes, 60)
+    hour, minute = divmod(minutes, 60)
     tail = f".{fraction:0{decimals}d}" if decimals else ""
-    return f"{hours}:{minute:02d}:{second:02d}{tail}" if hours else f"{minute}:{second:02d}{tail}"
+    return f"{hour}:{minute:02d}:{second:02d}{tail}" if hour or hours else f"{minute}:{second:02d}{tail}"
 
 
 def printable(text: str) -> str:

@@ -1,9 +1,9 @@
-"""What the tagger returns: `Prediction`, and the tags and events read out of it."""
+"""What the tagger returns: `Prediction`, out of which tags, events, tables and pictures are read."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,45 +12,16 @@ from .display import html_table, printable, shortest, text_table
 from .errors import InvalidInputError, MissingDependencyError
 from .events import OFF_RATIO, ON, find_events, hop_scores
 from .labels import LabelLike, LabelSet
+from .tags import Event, Tag, checked_threshold, top_tags
 
 if TYPE_CHECKING:
     import pandas
 
+    from .plot import Picture
+
+__all__ = ["Event", "Prediction", "Tag"]
+
 SHOWN_TAGS = 5
-
-
-@dataclass(frozen=True)
-class Tag:
-    """A label and its score in [0, 1]: the shortest decimal that is the network's float32."""
-
-    label: str
-    score: float
-    index: int
-    mid: str
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain JSON-ready dictionary."""
-        return asdict(self)
-
-
-@dataclass(frozen=True)
-class Event:
-    """A label between an onset and an offset, in seconds of the recording.
-
-    ``peak`` and ``mean`` are the highest and the average score in between, in [0, 1].
-    """
-
-    label: str
-    onset_s: float
-    offset_s: float
-    peak: float
-    mean: float
-    index: int
-    mid: str
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain JSON-ready dictionary."""
-        return asdict(self)
 
 
 @dataclass(frozen=True, repr=False, eq=False)
@@ -331,6 +302,38 @@ class Prediction:
             {"source": self.source, **where, "label": names[order], "score": scores, "index": order, "mid": mids[order]}
         )
 
+    def plot(
+        self,
+        audio: Any = None,
+        *,
+        sample_rate: int | None = None,
+        k: int = 10,
+        include: LabelLike | Iterable[LabelLike] | None = None,
+        exclude: LabelLike | Iterable[LabelLike] | None = None,
+    ) -> Picture:
+        """A picture of the scores over time; with the audio it came from, under its log-mel.
+
+        A matplotlib Figure, which a notebook shows and `audiotag.plot.save_figure` writes as png, svg or pdf.
+
+        Parameters
+        ----------
+        audio, sample_rate
+            What was predicted, as for `Tagger.predict`.
+        k, include, exclude
+            Which labels, see `audiotag.plot.plot_prediction`.
+
+        Raises
+        ------
+        MissingDependencyError
+            matplotlib is not installed.
+        """
+        from .plot import logmel_image, plot_prediction
+
+        logmel = None
+        if audio is not None:
+            logmel = logmel_image(audio, duration_s=self.duration_s, sample_rate_hz=sample_rate)
+        return plot_prediction(self, logmel=logmel, k=k, include=include, exclude=exclude)
+
     # -- to look at ----------------------------------------------------------------------------------------
 
     def _heading(self) -> str:
@@ -346,39 +349,6 @@ class Prediction:
 
     def _shown(self) -> list[tuple[str, float]]:
         return [(tag.label, tag.score) for tag in self.top(SHOWN_TAGS)]
-
-
-def top_tags(
-    scores: np.ndarray,
-    labels: LabelSet,
-    *,
-    k: int | None = 10,
-    threshold: float | None = None,
-    include: LabelLike | Iterable[LabelLike] | None = None,
-    exclude: LabelLike | Iterable[LabelLike] | None = None,
-) -> list[Tag]:
-    """The best labels of scores (labels,), float32, as `Prediction.top` gives them."""
-    if k is not None and (isinstance(k, bool) or not isinstance(k, int | np.integer) or k < 1):
-        raise InvalidInputError(f"k must be a positive integer or None for all labels, got {k!r}")
-    indices = labels.select(include, exclude)
-    if threshold is not None:
-        indices = indices[scores[indices] >= np.float32(checked_threshold(threshold))]
-    order = np.argsort(-scores[indices], kind="stable")[:k]
-    return [
-        Tag(label.display_name, shortest(scores[label.index]), label.index, label.mid)
-        for label in (labels[i] for i in indices[order])
-    ]
-
-
-def checked_threshold(threshold: Any, argument: str = "threshold") -> float:
-    """A threshold in [0, 1] as float, or InvalidInputError naming the argument."""
-    try:
-        value = float(threshold)
-    except (TypeError, ValueError):
-        raise InvalidInputError(f"{argument} must be a number in [0, 1], got {threshold!r}") from None
-    if not 0 <= value <= 1:
-        raise InvalidInputError(f"{argument} must lie in [0, 1], got {threshold!r}")
-    return value
 
 
 def _read_only(values: Any, dtype: Any) -> np.ndarray:

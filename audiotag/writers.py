@@ -332,8 +332,9 @@ def whole_file(path: str | os.PathLike, *, binary: bool = False) -> Iterator[IO[
             with contextlib.suppress(OSError):
                 temporary.unlink(missing_ok=True)
         # Reading an input may fail inside the block too; such an error names another file.
-        ours = isinstance(error, OSError) and error.filename in (None, os.fspath(temporary))
-        if ours and not isinstance(error, AudiotagError):
+        if isinstance(error, AudiotagError) or not isinstance(error, OSError):
+            raise
+        if error.filename in (None, os.fspath(temporary)):
             raise OutputError(
                 f"{target}: cannot be written ({error.strerror or error}); "
                 "check that the folder exists, its space and its permissions"
