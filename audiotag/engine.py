@@ -131,6 +131,7 @@ class Engine:
                 finished.append((source, value if failed else current))
                 if failed:
                     waiting[:] = [entry for entry in waiting if entry[0] is not current]
+                current = Analysis()  # a source that cannot be opened has none of its own
             if finished and not waiting:
                 yield from finished
                 finished.clear()
