@@ -1,0 +1,401 @@
+"""Fetching release files from a loopback server: verified, resumed, capped, shared between processes, offline."""
+
+import errno
+import hashlib
+import logging
+import os
+import subprocess
+import sys
+import textwrap
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from audiotag import release
+from audiotag.config import CheckpointConfig
+from audiotag.download import fetch, fetch_entry, is_cached, release_path
+from audiotag.errors import CheckpointError, DownloadError, InvalidInputError, VerificationError
+from audiotag.manifest import Manifest, Source, manifest
+
+from .hub import Fault
+
+NAME = "weights.pt"
+CONTENT = np.random.default_rng(0).bytes(3_000_000)
+SHA256 = hashlib.sha256(CONTENT).hexdigest()
+BLOB = hashlib.sha1(b"blob %d\0" % len(CONTENT) + CONTENT).hexdigest()
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch):
+    monkeypatch.setattr(release, "PAUSES_S", (0.01, 0.01, 0.01))
+
+
+@pytest.fixture
+def server(hub):
+    hub.releases[NAME] = CONTENT
+    return hub
+
+
+def known(source=None):
+    """A manifest of one checkpoint, `thing`, served by the release only."""
+    entry = manifest().entries["mn04_as"]
+    source = source or Source("release", NAME, size=len(CONTENT), sha256=SHA256)
+    entry = replace(entry, name="thing", config=CheckpointConfig("thing"), sources=(source,))
+    return Manifest("thing", None, "http://127.0.0.1:9/", {"thing": entry})
+
+
+def get(cache, source=None, **options):
+    data = known(source)
+    return fetch_entry(data.entries["thing"], data, cache_dir=cache, **options).path
+
+
+def here(cache):
+    """What lies in the cache but for the lock."""
+    folder = cache / "audiotag"
+    return sorted(p.name for p in folder.iterdir() if p.suffix != ".lock") if folder.exists() else []
+
+
+def gets(server):
+    return server.requested("GET", NAME)
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        Source("release", NAME, sha256=SHA256),
+        Source("release", NAME, git_blob_sha1=BLOB),
+        Source("release", NAME, size=len(CONTENT), sha256=SHA256, git_blob_sha1=BLOB),
+    ],
+    ids=["sha256", "git blob", "everything"],
+)
+def test_fetched_once_then_cached(server, cache, source):
+    path = get(cache, source)
+    assert path == release_path(source, cache) and path.read_bytes() == CONTENT and here(cache) == [NAME]
+    assert get(cache, source) == path
+    assert get(cache, source, local_files_only=True) == path
+    assert len(gets(server)) == 1
+
+
+@pytest.mark.parametrize(
+    ("source", "named"),
+    [
+        (Source("release", NAME, sha256="0" * 64), f"SHA-256 {SHA256} .expected {'0' * 64}"),
+        (Source("release", NAME, git_blob_sha1="0" * 40), f"git blob SHA-1 {BLOB} .expected {'0' * 40}"),
+        (Source("release", NAME, sha256=SHA256, git_blob_sha1="0" * 40), "git blob SHA-1"),
+    ],
+)
+def test_wrong_digest_is_never_kept(server, cache, source, named):
+    with pytest.raises(VerificationError, match=rf"{server.release_url}{NAME}: {named}.*deleted"):
+        get(cache, source)
+    assert here(cache) == []
+
+
+@pytest.mark.parametrize("size", [len(CONTENT) - 1, 1])
+def test_more_than_the_recorded_size_is_not_read(server, cache, size):
+    with pytest.raises(DownloadError, match=f"announces {len(CONTENT)} bytes, but {size} are allowed"):
+        get(cache, Source("release", NAME, size=size, sha256=SHA256))
+    server.faults = [Fault(no_length=True)]
+    with pytest.raises(DownloadError, match=f"sends more than the {size} bytes allowed"):
+        get(cache, Source("release", NAME, size=size, sha256=SHA256))
+    assert NAME not in here(cache)
+    assert sum((cache / "audiotag" / name).stat().st_size for name in here(cache)) <= size
+
+
+def test_less_than_the_recorded_size_is_refused(server, cache):
+    with pytest.raises(VerificationError, match=f"size {len(CONTENT)} .expected {len(CONTENT) + 5}"):
+        get(cache, Source("release", NAME, size=len(CONTENT) + 5, sha256=SHA256))
+    assert here(cache) == []
+
+
+def test_a_cap_holds_where_no_size_is_recorded(server, cache, monkeypatch):
+    monkeypatch.setattr(release, "MAX_BYTES", 1000)
+    with pytest.raises(DownloadError, match="1000 are allowed"):
+        get(cache, Source("release", NAME, sha256=SHA256))
+
+
+def test_cut_connection_is_resumed_where_it_ended(server, cache):
+    server.faults = [Fault(cut_after=1_000_000), Fault(cut_after=500_000)]
+    assert get(cache).read_bytes() == CONTENT
+    assert [headers.get("range") for headers in gets(server)] == [None, "bytes=1000000-", "bytes=1500000-"]
+
+
+def test_server_that_ignores_ranges(server, cache):
+    server.faults = [Fault(cut_after=1_000_000), Fault(ignore_range=True)]
+    assert get(cache).read_bytes() == CONTENT
+
+
+def test_interrupted_download_is_continued_by_the_next_run(server, cache):
+    server.faults = [Fault(cut_after=2_000_000)] + [Fault(status=503)] * 3
+    with pytest.raises(DownloadError, match=r"503.*after 4 attempts.*try again"):
+        get(cache)
+    assert here(cache) == [NAME + ".part"]
+    assert get(cache).read_bytes() == CONTENT
+    assert gets(server)[-1]["range"] == "bytes=2000000-"
+    assert here(cache) == [NAME]
+
+
+@pytest.mark.parametrize("left", [CONTENT[:5000][::-1], CONTENT[::-1], CONTENT + b"x"], ids=["part", "whole", "longer"])
+def test_leftovers_that_do_not_fit_are_replaced(server, cache, left):
+    (cache / "audiotag").mkdir()
+    (cache / "audiotag" / (NAME + ".part")).write_bytes(left)
+    assert get(cache).read_bytes() == CONTENT
+    assert here(cache) == [NAME]
+
+
+def test_whole_leftover_needs_no_request(server, cache):
+    (cache / "audiotag").mkdir()
+    (cache / "audiotag" / (NAME + ".part")).write_bytes(CONTENT)
+    assert get(cache).read_bytes() == CONTENT
+    assert gets(server) == []
+
+
+@pytest.mark.parametrize("fault", [Fault(status=500), Fault(status=429), Fault(cut_after=0)])
+def test_passing_failures_are_tried_again(server, cache, fault):
+    source = Source("release", NAME, sha256=SHA256)
+    server.faults = [fault]
+    assert get(cache, source).read_bytes() == CONTENT
+    assert len(gets(server)) == 2
+
+
+def test_false_length_is_seen_through(server, cache):
+    server.faults = [Fault(announce=10**7)]
+    assert get(cache, Source("release", NAME, sha256=SHA256)).read_bytes() == CONTENT
+
+
+def test_slow_server_is_given_up(server, cache, monkeypatch):
+    monkeypatch.setattr(release, "TIMEOUT_S", 0.05)
+    monkeypatch.setattr(release, "PAUSES_S", (0.01,))
+    server.faults = [Fault(delay_s=0.5)] * 2
+    with pytest.raises(DownloadError, match=r"timed out.*after 2 attempts"):
+        get(cache)
+
+
+def test_missing_file_is_not_tried_again(hub, cache):
+    with pytest.raises(DownloadError, match=rf"{NAME}: the server answered 404"):
+        get(cache)
+    assert len(gets(hub)) == 1
+
+
+def test_nobody_listening(hub, cache, monkeypatch):
+    monkeypatch.setenv("AUDIOTAG_RELEASE_URL", "http://127.0.0.1:1/")
+    with pytest.raises(DownloadError, match=r"http://127\.0\.0\.1:1/weights\.pt: the connection failed \(.*refused"):
+        get(cache)
+
+
+@pytest.mark.parametrize("base", ["file:///etc", "ftp://127.0.0.1", "nonsense"])
+def test_only_http_is_fetched(hub, cache, monkeypatch, base):
+    monkeypatch.setenv("AUDIOTAG_RELEASE_URL", base)
+    with pytest.raises(DownloadError, match=r"only http and https.*AUDIOTAG_RELEASE_URL"):
+        get(cache)
+
+
+def test_manifest_address_serves_without_the_variable(server, cache, monkeypatch):
+    monkeypatch.delenv("AUDIOTAG_RELEASE_URL")
+    data = replace(known(), release_url=server.release_url)
+    assert fetch_entry(data.entries["thing"], data, cache_dir=cache).path.read_bytes() == CONTENT
+
+
+# the cache
+
+
+def test_damaged_cached_file_is_fetched_again(server, cache, caplog):
+    path = get(cache)
+    path.write_bytes(CONTENT[:-1] + b"\0")
+    assert get(cache).read_bytes() == CONTENT
+    assert f"{path}: SHA-256" in caplog.text and SHA256 in caplog.text
+    assert len(gets(server)) == 2
+
+
+def test_damaged_cached_file_is_refused_offline(server, cache, offline):
+    path = release_path(known().entries["thing"].sources[0], cache)
+    path.parent.mkdir()
+    path.write_bytes(CONTENT[:100])
+    with pytest.raises(VerificationError, match=rf"{path}: size 100 .expected 3000000.*not used; delete it"):
+        get(cache)
+    assert gets(server) == []
+
+
+@pytest.mark.parametrize("how", ["argument", "variable"])
+def test_offline_without_a_cached_file(server, cache, how, request):
+    if how == "variable":
+        request.getfixturevalue("offline")
+    with pytest.raises(DownloadError, match=r"is not there.*not to be used; run 'audiotag fetch thing'"):
+        get(cache, local_files_only=how == "argument")
+    assert server.requests == []
+
+
+def test_default_cache_is_in_hf_home(server, tmp_path, monkeypatch):
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HOME", str(tmp_path / "home"))
+    assert get(None) == tmp_path / "home" / "audiotag" / NAME
+
+
+def test_is_cached(server, cache):
+    entry = manifest().entries["mn04_as"]
+    assert is_cached(entry, cache) is None
+    path = release_path(entry.sources[-1], cache)
+    path.parent.mkdir()
+    path.write_bytes(b"")
+    assert is_cached(entry, cache) == path
+
+
+# what cannot be verified
+
+
+def test_unverifiable_is_not_fetched_unasked(server, cache, caplog):
+    source = Source("release", NAME)
+    with pytest.raises(VerificationError, match=r"is not fetched: no digest.*--allow-unverified"):
+        get(cache, source)
+    assert server.requests == []
+    with caplog.at_level(logging.WARNING):
+        path = get(cache, source, allow_unverified=True)
+    assert SHA256 in caplog.text and "3000000 bytes" in caplog.text
+    assert here(cache) == [NAME, NAME + ".sha256"]
+    subprocess.run(["sha256sum", "--check", NAME + ".sha256"], cwd=path.parent, check=True, capture_output=True)
+
+
+def test_unverifiable_is_held_to_its_first_digest(server, cache, caplog):
+    source = Source("release", NAME)
+    path = get(cache, source, allow_unverified=True)
+    assert get(cache, source) == path  # said once
+    path.write_bytes(b"other")
+    with pytest.raises(VerificationError, match=f"{path}: SHA-256 .*expected {SHA256}"):
+        get(cache, source, local_files_only=True)
+    with pytest.raises(VerificationError, match="--allow-unverified"):
+        get(cache, source)
+
+
+def test_unverifiable_without_its_record_is_not_used(server, cache):
+    source = Source("release", NAME)
+    path = get(cache, source, allow_unverified=True)
+    release.record_path(path).unlink()
+    with pytest.raises(VerificationError, match="no digest of it is recorded"):
+        get(cache, source, local_files_only=True)
+
+
+def test_unverifiable_is_never_patched_together(server, cache):
+    (cache / "audiotag").mkdir()
+    (cache / "audiotag" / (NAME + ".part")).write_bytes(b"x" * 1000)
+    assert get(cache, Source("release", NAME), allow_unverified=True).read_bytes() == CONTENT
+
+
+def test_real_entry_without_digest_is_refused(hub, cache):
+    with pytest.raises(VerificationError, match=r"dymn20_as_mAP_493\.pt is not fetched: no digest"):
+        fetch("dymn20_as", cache_dir=cache)
+    with pytest.raises(InvalidInputError, match="did you mean dymn20_as"):
+        fetch("dymn20", cache_dir=cache)
+    assert hub.requests == []
+
+
+# disks
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="this system has no /dev/full")
+def test_full_disk(server, cache):
+    (cache / "audiotag").mkdir()
+    (cache / "audiotag" / (NAME + ".part")).symlink_to("/dev/full")
+    with pytest.raises(DownloadError, match=rf"{NAME}: the disk is full.*cache_dir or HF_HOME"):
+        get(cache)
+    assert NAME not in here(cache)
+
+
+def test_read_only_cache(server, cache, monkeypatch):
+    """With a file in it, it serves; without, the message says what to do."""
+    path = get(cache)
+
+    def refuse(*args, **kwargs):
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    for name in ("mkdir", "unlink", "replace"):
+        monkeypatch.setattr(os, name, refuse)
+    assert get(cache) == path
+    other = Source("release", "other.pt", sha256=SHA256)
+    server.releases["other.pt"] = CONTENT
+    with pytest.raises(DownloadError, match=r"other\.pt: cannot be stored \(Read-only.*choose a writable"):
+        get(cache.parent / "elsewhere", other)
+
+
+def test_cache_that_is_a_file(server, tmp_path):
+    (tmp_path / "cache").write_text("")
+    with pytest.raises(DownloadError, match="cannot be stored"):
+        get(tmp_path / "cache")
+
+
+# several at once
+
+CLIENT = """
+import sys
+from audiotag.release import fetch_file
+from audiotag.manifest import Source
+from pathlib import Path
+url, sha256, path = sys.argv[1:]
+print("ready", flush=True)
+sys.stdin.readline()
+print(fetch_file(url, Source("release", "weights.pt", sha256=sha256), Path(path)).sha256)
+"""
+
+
+def test_eight_processes_download_once(server, cache):
+    server.faults = [Fault(delay_s=0.3, cut_after=1_000_000), Fault(delay_s=0.3)]  # long enough for all to queue
+    path = cache / "audiotag" / NAME
+    command = [sys.executable, "-c", textwrap.dedent(CLIENT), server.release_url + NAME, SHA256, str(path)]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True, "cwd": ROOT}
+    clients = [subprocess.Popen(command, **pipes) for _ in range(8)]
+    for client in clients:
+        assert client.stdout.readline() == "ready\n"
+    for client in clients:
+        client.stdin.write("\n")
+        client.stdin.flush()
+    answers = [client.communicate(timeout=60)[0].strip() for client in clients]
+    assert answers == [SHA256] * 8 and all(client.returncode == 0 for client in clients)
+    assert path.read_bytes() == CONTENT
+    assert [headers.get("range") for headers in gets(server)] == [None, "bytes=1000000-"]
+
+
+def test_threads_download_once(server, cache):
+    server.faults = [Fault(delay_s=0.1)]
+    with ThreadPoolExecutor(8) as pool:
+        paths = list(pool.map(lambda _: get(cache), range(8)))
+    assert len(set(paths)) == 1 and len(gets(server)) == 1
+
+
+def test_killed_download_releases_the_lock(server, cache):
+    server.faults = [Fault(delay_s=30)]
+    path = cache / "audiotag" / NAME
+    command = [sys.executable, "-c", textwrap.dedent(CLIENT), server.release_url + NAME, SHA256, str(path)]
+    client = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT)
+    client.stdin.write("\n")
+    client.stdin.flush()
+    while not gets(server):
+        assert client.poll() is None
+    client.kill()
+    client.wait()
+    assert get(cache).read_bytes() == CONTENT
+
+
+def test_progress_is_for_terminals(server, cache, capfd, monkeypatch):
+    path = get(cache)
+    assert capfd.readouterr() == ("", "")
+    path.unlink()
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    get(cache)
+    out, err = capfd.readouterr()
+    assert out == "" and "3.00M/3.00M" in err
+
+
+def test_missing_built_in_file():
+    data = known(Source("package", "data/not-there.safetensors", sha256="0" * 64))
+    with pytest.raises(CheckpointError, match=r"not-there\.safetensors: missing from this installation; reinstall"):
+        get(None, data.entries["thing"].sources[0])
+
+
+def test_package_file_that_differs(monkeypatch):
+    with pytest.raises(VerificationError, match=r"class_labels_indices\.csv: SHA-256 .*expected 000.*reinstall"):
+        get(None, Source("package", "data/class_labels_indices.csv", sha256="0" * 64))
+    with pytest.raises(VerificationError, match="no digest"):
+        get(None, Source("package", "data/class_labels_indices.csv"))
