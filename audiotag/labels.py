@@ -12,6 +12,7 @@ import functools
 import importlib.resources
 import io
 import operator
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias, overload
@@ -179,18 +180,21 @@ class LabelSet(Sequence[Label]):
     def find(self, words: str) -> list[Label]:
         """Labels in whose name, or in the name of a category or label above them, all words occur.
 
-        Case does not matter and a word may be part of a longer one. Labels with every word in their own name
-        come first, the others follow; each group in output order. A mid or an index finds its label.
+        Case does not matter. In a label's own name a word may be part of a longer one, above it the beginning of one.
+        Labels with every word in their own name come first, the others follow; each group in output order. A mid or
+        an index finds its label.
         """
         wanted = words.casefold().split()
         own, above = [], []
         for label in self._labels:
-            position = self._position_of_label[label.index]
             name = label.display_name.casefold()
-            line = " ".join([name, *(self.nodes[p].name.casefold() for p in self._ontology.above(position))])
-            if all(word in name or word in (label.mid.casefold(), str(label.index)) for word in wanted):
+            missing = [word for word in wanted if word not in name and word not in (label.mid, str(label.index))]
+            if not missing:
                 own.append(label)
-            elif all(word in line for word in wanted):
+                continue
+            nodes = self._ontology.above(self._position_of_label[label.index])
+            heard = [part for p in nodes for part in re.findall(r"\w+", self.nodes[p].name.casefold())]
+            if all(any(part.startswith(word) for part in heard) for word in missing):
                 above.append(label)
         return own + above
 
@@ -319,6 +323,8 @@ class LabelSet(Sequence[Label]):
                 return self._position_of_label[label.index]
             raise InvalidInputError(f"{label!r} belongs to another set of labels")
         try:
+            if isinstance(label, bool):
+                raise TypeError
             index = operator.index(label)
         except TypeError:
             raise InvalidInputError(

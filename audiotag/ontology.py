@@ -102,7 +102,8 @@ class Ontology:
         pool |= {key: self.nodes[position].name for key, position in self._by_synonym.items()}
         alike = [pool[key] for key in difflib.get_close_matches(wanted, pool, n=MAX_SUGGESTIONS)]
         inside = [node.name for node in self.nodes if wanted and wanted in node.name.casefold()]
-        return list(dict.fromkeys(alike + inside))[:MAX_SUGGESTIONS]
+        shared = [name for name in inside if wanted in canonical(name).casefold().split(", ")]
+        return list(dict.fromkeys(shared + alike + inside))[:MAX_SUGGESTIONS]
 
     def _labels_under(self) -> tuple[tuple[int, ...], ...]:
         under: dict[int, set[int]] = {}
