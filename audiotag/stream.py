@@ -13,8 +13,8 @@ from .errors import InvalidInputError
 from .events import ON
 from .labels import LabelLike, LabelSet
 from .resample import Resampler, check_rate
-from .results import Event, Tag, top_tags
 from .sliding import LogMelWindow, SlidingLogMel
+from .tags import Event, Tag, top_tags
 from .tracker import MAX_GAP_S, EventTracker, Onset
 from .windows import hop_samples, tile
 
@@ -187,8 +187,9 @@ class Stream:
     def flush(self) -> list[StreamWindow]:
         """End the stream: what is left of the audio is scored and open events end.
 
-        Audio that no window has covered gives a last one, moved back to end with the stream. If nothing is left but
-        events are open, the latest window comes once more to carry their ends. Harmless to repeat.
+        Audio that no window has covered gives a last one, moved back to end with the stream. If none is left but events
+        are open, a window of no length at the stream's end, with the latest scores, carries their ends. Harmless to
+        repeat.
         """
         if self._flushed or not self._n_taken:
             return []
@@ -202,7 +203,7 @@ class Stream:
             windows[-1] = replace(windows[-1], ended=windows[-1].ended + ended)
         elif ended:
             assert self._latest is not None
-            windows.append(replace(self._latest, started=(), ended=ended))
+            windows.append(replace(self._latest, start_s=self._latest.end_s, started=(), ended=ended))
         return windows
 
     def _take(self, block: np.ndarray) -> Iterator[StreamWindow]:

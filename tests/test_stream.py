@@ -1,0 +1,412 @@
+"""Streams against the definition of their windows, however the audio is cut, and what they refuse."""
+
+import tracemalloc
+from dataclasses import replace
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import soxr
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from audiotag import AudioError, AudiotagError, InvalidInputError, Tagger
+from audiotag.checkpoints import build
+from audiotag.config import CheckpointConfig, FrontendConfig, NetworkConfig
+from audiotag.frontend import LogMel
+from audiotag.fused import fuse
+from audiotag.labels import LabelSet
+from audiotag.stream import Stream
+
+from .tiny import RATE, sound, tiny_checkpoint
+
+
+@pytest.fixture(scope="module")
+def checkpoint():
+    return tiny_checkpoint()
+
+
+@pytest.fixture(scope="module")
+def tagger(checkpoint):
+    return Tagger(checkpoint, device="cpu")
+
+
+@pytest.fixture(scope="module")
+def short_tagger(checkpoint):
+    """The same with windows of 1 s, for what does not depend on their length."""
+    return Tagger(replace(checkpoint, config=replace(checkpoint.config, window_s=1.0)), device="cpu")
+
+
+@pytest.fixture(scope="module")
+def textbook(checkpoint):
+    """The definition: frontend, network, sigmoid on one whole window, nothing shared between windows."""
+    network = fuse(build(checkpoint))
+
+    def scores(clip, window_s):
+        with torch.no_grad():
+            window = np.resize(clip, round(window_s * RATE))
+            return network(LogMel()(torch.from_numpy(window)[None])).logits.sigmoid()[0].numpy()
+
+    return scores
+
+
+def run(stream, chunks):
+    """Everything a stream gives for chunks and the flush after them."""
+    return [w for chunk in chunks for w in stream.push(chunk)] + stream.flush()
+
+
+def scored(windows):
+    """Without the window of no length that may carry the last ends."""
+    return [w for w in windows if w.start_s < w.end_s]
+
+
+def bits(windows):
+    return [(w.start_s, w.end_s, w.scores.tobytes(), w.started, w.ended) for w in windows]
+
+
+class Scripted:
+    """A tagger whose network is a function of the log-mel, at a low rate: streams are cheap with it."""
+
+    def __init__(self, scores=lambda logmel: np.zeros((1, 2), np.float32), window_s=10.0):
+        frontend = FrontendConfig(8_000, n_fft=256, window_samples=200, hop_samples=80, n_mels=8, fmax_hz=4_000)
+        self.labels = LabelSet.from_names(["loud", "never"])
+        self.config = CheckpointConfig("scripted", NetworkConfig(n_labels=2), frontend, window_s, ("loud", "never"))
+        logmel = LogMel(frontend)
+        self._engine = SimpleNamespace(
+            frontend=logmel, logmel=lambda waveforms: logmel(torch.from_numpy(waveforms)), scores=scores
+        )
+
+
+def loudness(logmel):
+    """Scores of Scripted: 0.9 if the window's loudest frame is loud."""
+    return np.array([[0.9 if logmel.max() > 1 else 0.1, 0.0]], np.float32)
+
+
+# -- windows -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("rate", "window_s", "hop_s", "seconds", "stops"),
+    [
+        (32_000, 10.0, 3.0, 20.5, [4, 7, 10, 13, 16, 19, 20.5]),
+        (16_000, 10.0, 2.0, 13.2, [2, 4, 6, 8, 10, 12, 13.2]),
+        (44_100, 1.0, 0.25, 1.8, [0.25, 0.5, 0.75, 1, 1.25, 1.5, 1.75, 1.8]),
+        (8_000, 1.0, 0.4, 2.2, [0.6, 1, 1.4, 1.8, 2.2]),
+        (22_050, 1.0, 1.0, 3.0, [1, 2, 3]),
+        (32_000, 1.0, 0.123, 1.4, [0.139, 0.262, 0.385, 0.508, 0.631, 0.754, 0.877, 1, 1.123, 1.246, 1.369, 1.4]),
+        (48_000, 1.0, 0.5, 0.3, [0.3]),
+        (16_000, 10.0, 10.0, 0.001, [0.001]),
+    ],
+)
+def test_windows_are_the_textbooks(checkpoint, textbook, rate, window_s, hop_s, seconds, stops):
+    tagger = Tagger(replace(checkpoint, config=replace(checkpoint.config, window_s=window_s)), device="cpu")
+    x = soxr.resample(sound(seconds + 1), RATE, rate)[: round(seconds * rate)].astype(np.float32)
+    whole = soxr.resample(x, rate, RATE, quality="HQ") if rate != RATE else x
+    windows = scored(run(tagger.stream(sample_rate=rate, hop_s=hop_s), np.array_split(x, 17)))
+    np.testing.assert_allclose([w.end_s for w in windows], stops, atol=1e-9)
+    np.testing.assert_allclose([w.start_s for w in windows], np.maximum(np.subtract(stops, window_s), 0), atol=1e-9)
+    for w in windows:
+        clip = whole[round(w.start_s * RATE) : round(w.end_s * RATE)]
+        if w.end_s < window_s:  # as a recording that ends here
+            head = x[: round(w.end_s * rate)]
+            clip = soxr.resample(head, rate, RATE, quality="HQ") if rate != RATE else head
+        np.testing.assert_allclose(w.scores, textbook(clip, window_s), atol=1e-5)
+    if len(windows) > 3:  # else every window would pass for every other
+        assert np.ptp([w.scores for w in windows], axis=0).max() > 1e-2
+
+
+def test_equal_to_the_offline_windows(tagger):
+    x = np.stack([sound(14.3, 3), sound(14.3, 4)])
+    pcm = np.round(soxr.resample(x.T, RATE, 44_100).T * 32_767).astype(np.int16)
+    windows = run(tagger.stream(sample_rate=44_100, channels=2), np.array_split(pcm, 100, axis=1))
+    offline = tagger.predict((pcm, 44_100), hop_s=1.0)
+    whole = [w for w in windows if w.end_s >= 10]
+    assert len(windows) == len(whole) + 9
+    np.testing.assert_allclose([w.start_s for w in whole], offline.window_start_s, atol=1e-4)
+    np.testing.assert_allclose([w.scores for w in whole], offline.window_scores, atol=1e-4)
+    for w in windows[:9:4]:
+        start = tagger.predict((pcm[:, : round(w.end_s * 44_100)], 44_100))
+        np.testing.assert_allclose(w.scores, start.scores, atol=1e-4)
+
+
+def test_equal_to_the_offline_windows_on_recordings(shared_dir):
+    tagger = Tagger.from_pretrained(shared_dir / "reference" / "mn04_as_mAP_432.pt", device="cpu")
+    waves = np.load(shared_dir / "reference" / "real_audio.npz")
+    x = np.concatenate([waves[name] for name in waves.files if name.endswith("/wave")])[: 17 * RATE]
+    windows = scored(run(tagger.stream(sample_rate=RATE), np.array_split(x, 200)))
+    offline = tagger.predict(x, hop_s=1.0)
+    np.testing.assert_allclose([w.scores for w in windows[9:]], offline.window_scores, atol=1e-4)
+    logits = next(waves[name] for name in waves.files if name.endswith("/logits"))
+    np.testing.assert_allclose(windows[9].scores, 1 / (1 + np.exp(-logits)), atol=1e-4)
+
+
+@settings(max_examples=15, deadline=None)
+@given(
+    cuts=st.lists(st.integers(0, 18_000), max_size=20),
+    rate=st.sampled_from([8_000, 11_025, RATE]),
+    hop_s=st.sampled_from([0.25, 0.31, 1.0]),
+)
+def test_cutting_changes_not_one_bit(short_tagger, cuts, rate, hop_s):
+    x = sound(1, 5)[:18_000]
+    options = {"sample_rate": rate, "hop_s": hop_s, "on": 0.5}
+    in_one = bits(run(short_tagger.stream(**options), [x]))
+    assert bits(run(short_tagger.stream(**options), np.split(x, sorted(cuts)))) == in_one
+
+
+def test_single_samples(short_tagger):
+    x = sound(1, 6)[:12_001]
+    options = {"sample_rate": 8_000, "hop_s": 0.25}
+    assert bits(run(short_tagger.stream(**options), x[:, None])) == bits(run(short_tagger.stream(**options), [x]))
+
+
+def test_number_types_and_containers(short_tagger):
+    pcm = np.round(sound(1.2, 7) * 32_767).astype(np.int16)
+    options = {"sample_rate": RATE, "hop_s": 0.5}
+    expected = bits(run(short_tagger.stream(**options), [pcm]))
+    for same in (
+        pcm / np.float32(32_768),
+        pcm / 32_768,
+        pcm.astype(np.int32) << 16,
+        pcm.astype(">i2"),
+        pcm[None],
+        np.repeat(pcm, 2)[::2],
+        torch.from_numpy(pcm),
+        pcm.astype("<i2").tobytes(),
+        bytearray(pcm.astype("<i2").tobytes()),
+        (pcm, RATE),
+        (torch.from_numpy(pcm / np.float32(32_768)), float(RATE)),
+    ):
+        assert bits(run(short_tagger.stream(**options), [same])) == expected
+
+
+def test_channels_are_averaged(short_tagger):
+    left, right = (np.round(sound(1.2, seed) * 8_191).astype(np.int16) * 2 for seed in (8, 9))
+    expected = bits(run(short_tagger.stream(sample_rate=RATE), [(left + right) // 2]))
+    stereo = np.stack([left, right])
+    for chunks in ([stereo], np.split(stereo, [1, 2, 9_999], axis=1), [stereo.T.astype("<i2").tobytes()]):
+        assert bits(run(short_tagger.stream(sample_rate=RATE, channels=2), chunks)) == expected
+
+
+def test_the_callers_array_may_be_reused(short_tagger):
+    x = sound(1.5, 10)
+    expected = bits(run(short_tagger.stream(sample_rate=RATE), [x]))
+    stream, buffer, windows = short_tagger.stream(sample_rate=RATE), np.empty(4_800, np.float32), []
+    for chunk in x.reshape(-1, 4_800):
+        buffer[:] = chunk
+        windows += stream.push(buffer)
+        buffer[:] = np.nan
+    assert bits(windows + stream.flush()) == expected
+
+
+def test_silence(tagger):
+    windows = run(tagger.stream(sample_rate=16_000, hop_s=5.0), [np.zeros(16_000 * 12, np.int16)])
+    assert [w.end_s for w in windows] == [5, 10, 12]
+    for w in windows:
+        np.testing.assert_array_equal(w.scores, windows[0].scores)
+    assert np.isfinite(windows[0].scores).all()
+
+
+def test_top_of_a_window(short_tagger):
+    (window,) = short_tagger.stream(sample_rate=RATE).push(sound(1.0))
+    best = window.top(3)
+    assert [tag.index for tag in best] == np.argsort(-window.scores)[:3].tolist()
+    assert [tag.label for tag in best] == [short_tagger.labels[tag.index].display_name for tag in best]
+    assert window.top(5, include="Music") and all(t.score >= 0.9 for t in window.top(None, threshold=0.9))
+    with pytest.raises(ValueError, match="read-only"):
+        window.scores[0] = 1
+
+
+# -- refusals ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf, 1e30])
+def test_a_refused_chunk_leaves_no_trace(short_tagger, bad):
+    x = sound(5, 11)
+    stream, undisturbed = (short_tagger.stream(sample_rate=RATE) for _ in range(2))
+    given = stream.push(x[:40_000])
+    spoilt = x[40_000:].copy()
+    spoilt[-7] = bad  # far behind samples that would have completed windows
+    with pytest.raises(AudioError, match=rf"sample {len(x) - 7} \(at 5\.000 s\)"):
+        stream.push(spoilt)
+    assert stream.position_s == 1.25
+    assert bits(given + stream.push(x[40_000:]) + stream.flush()) == bits(run(undisturbed, [x]))
+
+
+@pytest.mark.parametrize(
+    ("chunk", "message"),
+    [
+        ((np.zeros(10, np.float32), 44_100), "16000 Hz and the chunk is at 44100"),
+        (np.zeros((2, 10), np.float32), r"1 channel.*got \(2, 10\)"),
+        (np.zeros((10, 1), np.float32), r"pass the transpose"),
+        (np.zeros((1, 1, 10), np.float32), "shape"),
+        (np.zeros((), np.float32), "shape"),
+        (np.zeros(10, complex), "complex"),
+        (np.zeros(10, bool), "bool"),
+        (np.array(["a"]), "dtype"),
+        ([0.0, 1.0], "list"),
+        (None, "NoneType"),
+        ("file.wav", "str"),
+        (b"\0\0\0", "whole frames of 2 bytes"),
+        ((np.zeros(3), 16_000, 1), "3 things"),
+        (torch.zeros(10, dtype=torch.bool), "bool"),
+    ],
+)
+def test_what_is_no_chunk(short_tagger, chunk, message):
+    stream = short_tagger.stream()
+    with pytest.raises(InvalidInputError, match=message):
+        stream.push(chunk)
+    assert stream.position_s == 0 and stream.flush() == []
+
+
+def test_empty_chunks_are_nothing(short_tagger):
+    stream = short_tagger.stream(sample_rate=RATE)
+    for nothing in (np.zeros(0, np.float32), np.zeros((1, 0), np.int16), b"", torch.zeros(0)):
+        assert stream.push(nothing) == []
+    assert bits(run(stream, [sound(1.1)])) == bits(run(short_tagger.stream(sample_rate=RATE), [sound(1.1)]))
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"sample_rate": 0},
+        {"sample_rate": 16_000.5},
+        {"channels": 0},
+        {"channels": True},
+        {"channels": 1.0},
+        {"hop_s": 0},
+        {"hop_s": 1.5},
+        {"hop_s": float("nan")},
+        {"on": 1.5},
+        {"on": "high"},
+        {"on": 0.2, "off": 0.3},
+        {"max_gap_s": -1},
+        {"min_duration_s": float("inf")},
+        {"include": "Spech"},
+    ],
+)
+def test_options_out_of_range(short_tagger, options):
+    with pytest.raises(InvalidInputError):
+        short_tagger.stream(**options)
+
+
+def test_after_flush_only_reset_helps(short_tagger):
+    x = sound(1.7, 12)
+    stream = short_tagger.stream(sample_rate=RATE, on=0.5)
+    first = run(stream, [x])
+    with pytest.raises(AudiotagError, match="reset"):
+        stream.push(x)
+    assert stream.flush() == []
+    stream.reset()
+    assert stream.position_s == 0
+    stream.push(sound(0.6, 13))  # what came before a reset, flushed or not, must not matter
+    stream.reset()
+    assert bits(run(stream, [x])) == bits(first)
+    assert len(first) == 2
+
+
+# -- events, memory and time ---------------------------------------------------------------------------------
+
+
+def burst(seconds, loud_from, loud_to):
+    x = np.zeros(round(seconds * 8_000), np.float32)
+    x[round(loud_from * 8_000) : round(loud_to * 8_000)] = sound(1)[: round((loud_to - loud_from) * 8_000)]
+    return x
+
+
+def test_an_event_is_reported_once_as_it_starts_and_once_as_it_ends():
+    stream = Stream(Scripted(loudness), sample_rate=8_000)
+    windows = run(stream, np.array_split(burst(60, 20.2, 22.3), 1_000))
+    started = [(w.end_s, onset) for w in windows for onset in w.started]
+    ended = [(w.end_s, event) for w in windows for event in w.ended]
+    ((reported_s, onset),) = started
+    assert (reported_s, onset.label, onset.onset_s) == (21, "loud", 19)  # 1 s is allowed for recognition
+    ((reported_s, event),) = ended
+    assert (event.onset_s, event.offset_s) == (19, 23)
+    assert reported_s == 23 + 10 + 2  # out of the window, and the gap allowed
+    assert (event.peak, event.mean) == pytest.approx((0.9, 0.9))
+
+
+def test_flush_ends_open_events_where_the_audio_ends():
+    for seconds in (30.0, 30.4):  # the latter with a window moved back to the end
+        windows = run(Stream(Scripted(loudness), sample_rate=8_000), [burst(seconds, 28.2, 30)])
+        (event,) = [event for w in windows for event in w.ended]
+        assert (event.onset_s, event.offset_s) == (27, seconds)
+        assert windows[-1].ended == (event,) and windows[-1].started == ()
+        assert (windows[-1].start_s, windows[-1].end_s) == (30.0 if seconds == 30 else seconds - 10, seconds)
+
+
+@pytest.mark.parametrize("tagged", [{"include": "never"}, {"exclude": "loud"}, {"on": 0.95}])
+def test_options_decide_what_is_an_event(tagged):
+    windows = run(Stream(Scripted(loudness), sample_rate=8_000, **tagged), [burst(30, 10, 12)])
+    assert len(windows) == 30 and not any(w.started or w.ended for w in windows)
+
+
+def test_an_hour_in_one_chunk_takes_no_more_memory_than_a_minute():
+    hour = np.zeros(3600 * 8_000, np.int16)
+    hour[:: 7 * 8_000] = 20_000
+
+    def peak(chunk):
+        stream = Stream(Scripted(loudness), sample_rate=8_000, hop_s=10.0)
+        tracemalloc.start()
+        try:
+            n = len(stream.push(chunk))
+            return n, tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+
+    minute = peak(hour[: 60 * 8_000])
+    n, most = peak(hour)
+    assert (minute[0], n) == (6, 360)
+    assert most < minute[1] + 1_000_000  # the windows' own scores and times; the hour as float32 would be 115 MB
+
+
+def test_memory_does_not_grow_with_time():
+    stream = Stream(Scripted(loudness), sample_rate=11_025)
+    second = np.resize(burst(1, 0.1, 0.5), 11_025)
+
+    def after(seconds):
+        for _ in range(seconds):
+            stream.push(second)
+        return tracemalloc.get_traced_memory()[0]
+
+    tracemalloc.start()
+    try:
+        before = after(30)
+        assert after(120) < before + 20_000
+    finally:
+        tracemalloc.stop()
+
+
+def jump(stream, hops):
+    """Put a stream's clocks ahead, as if as many hops had passed."""
+    n = hops * stream._sliding.hop_samples
+    for name in ("_buffer_start", "_stop", "_next_stop"):
+        setattr(stream._sliding, name, getattr(stream._sliding, name) + n)
+    stream._n_taken += round(n * stream.sample_rate / stream._rate_hz)
+    stream._stop += n
+    for name in ("_previous_stop", "_rise", "_offset"):
+        setattr(stream._tracker, name, getattr(stream._tracker, name) + n)
+
+
+def test_thousands_of_hours_on_nothing_has_drifted():
+    hours = 5_000
+    fresh, old = (Stream(Scripted(loudness), sample_rate=16_000) for _ in range(2))
+    x = np.repeat(burst(40, 25.2, 26.3), 2)
+    head, tail = x[: 12 * 16_000], x[12 * 16_000 :]
+    fresh.push(head), old.push(head)
+    jump(old, hours * 3600)
+    expected, found = run(fresh, [tail]), run(old, [tail])
+    assert [w.end_s - hours * 3600 for w in found] == [w.end_s for w in expected]  # exactly
+    assert [w.scores.tobytes() for w in found] == [w.scores.tobytes() for w in expected]
+    (early,), (late,) = ([event for w in windows for event in w.ended] for windows in (expected, found))
+    assert (late.onset_s - hours * 3600, late.offset_s - hours * 3600) == (early.onset_s, early.offset_s) == (24, 27)
+
+
+def test_the_resampler_keeps_time():
+    stream = Stream(Scripted(), sample_rate=11_025, hop_s=10.0)
+    minute = np.zeros(60 * 11_025, np.int16)
+    for _ in range(20):
+        stream.push(minute)
+    stream.flush()
+    assert stream._sliding.n_samples == 20 * 60 * 8_000
