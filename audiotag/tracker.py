@@ -13,7 +13,7 @@ from .display import shortest
 from .errors import InvalidInputError
 from .events import OFF_RATIO, ON
 from .labels import LabelLike, LabelSet
-from .results import Event, checked_threshold
+from .tags import Event, checked_threshold
 
 MAX_GAP_S = 2.0
 RECOGNITION_S = 1.0  # how much of a sound the network mostly needs before its score moves; measured, see EventTracker
@@ -179,7 +179,7 @@ class EventTracker:
                 onset_s=int(self._onset[i]) / self._rate_hz,
                 offset_s=int(self._offset[i]) / self._rate_hz,
                 peak=shortest(self._peak[i]),
-                mean=float(self._event_sum[i] / self._event_count[i]),
+                mean=shortest(self._event_sum[i] / self._event_count[i]),
                 index=self._labels[i].index,
                 mid=self._labels[i].mid,
             )
