@@ -20,9 +20,8 @@ def installation() -> dict[str, Any]:
 
     from . import __version__
     from .manifest import manifest
-    from .resample import torchaudio_error
+    from .resample import torchaudio_functional
 
-    failed = torchaudio_error()
     facts: dict[str, Any] = {
         "audiotag": __version__,
         "python": sys.version.split()[0],
@@ -32,7 +31,7 @@ def installation() -> dict[str, Any]:
         "cuda": torch.cuda.get_device_name() if torch.cuda.is_available() else "no",
         "mps": "yes" if torch.backends.mps.is_available() else "no",
         **{name: _version(name) for name in PACKAGES},
-        "torchaudio imports": "yes" if failed is None else f"no ({failed})",
+        "torchaudio imports": "no (soxr serves)" if torchaudio_functional() is None else "yes",
         "libsndfile": soundfile.__libsndfile_version__,
         "hub endpoint": huggingface_hub.constants.ENDPOINT,
         "hub offline": "yes" if huggingface_hub.constants.HF_HUB_OFFLINE else "no",

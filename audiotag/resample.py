@@ -83,7 +83,7 @@ def resample_tensor(waveform: Any, source_rate_hz: int, target_rate_hz: int) -> 
     zero_crossings = 64
     if new * (orig + 2 * zero_crossings * max(orig / new, 1)) > _LARGEST_KERNEL:
         return None
-    functional = _torchaudio_functional()
+    functional = torchaudio_functional()
     if functional is None:
         return None
     try:
@@ -103,7 +103,8 @@ def resample_tensor(waveform: Any, source_rate_hz: int, target_rate_hz: int) -> 
         return None
 
 
-def _torchaudio_functional() -> Any | None:
+def torchaudio_functional() -> Any | None:
+    """The module ``torchaudio.functional``, or None where it does not import for whatever reason."""
     # A torchaudio wheel beside another torch raises OSError, RuntimeError or anything else while importing.
     try:
         with warnings.catch_warnings():
