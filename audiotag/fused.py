@@ -9,7 +9,7 @@
    in the bank, so s (sum_k p_k W_k) = sum_k p_k (s W_k): scale the bank once. t becomes the bias.
 3. *One linear layer per block.* The attention over the kernels of all three convolutions and the dynamic ReLU's
    coefficients are linear in the same context vector h; their weights are stacked. 2 sigmoid(z) - 1 = tanh(z / 2).
-4. *Half of the dynamic ReLU folded.* Of the lines l_1, l_2 (slope and intercept) let l_a be the one with the steeper slope.
+4. *Half of the dynamic ReLU folded.* Of the lines l_1, l_2 (slope and intercept) let l_a be the steeper one.
    l_a(x) goes into the depthwise kernel, whose output is then u = l_a(x), and l_b(x) = r u + (i_b - r i_a) with
    r = s_b / s_a, |r| <= 1, so nothing is amplified. max(l_a, l_b) = max(u, r u + d) is two passes over the map.
 5. *The batch is a loop.* Kernels differ per sample, and one sample's map fits the cache where a batch's does not.
@@ -19,6 +19,8 @@ Depends on nothing but torch. The textbook form, `audiotag.dymn` and `audiotag.m
 
 from __future__ import annotations
 
+import functools
+import math
 from typing import Any
 
 import torch
@@ -29,7 +31,7 @@ from .dymn import N_KERNELS, N_SLOPES, DyMN, DynamicBlock
 from .errors import InvalidInputError
 from .mobilenet import MN, InvertedResidual, Output, SqueezeExcitation
 
-TINY_SLOPE = 1e-12  # both slopes this small: the lines are constants, and any ratio will do
+ONEDNN_MIN_PRODUCTS = 1_000_000  # multiply-adds below which a plain product, quicker to start, is quicker
 
 
 def _folded(norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
@@ -43,22 +45,43 @@ def _activate(x: Tensor, act: str) -> Tensor:
     """`x` itself, activated in place."""
     if act == "relu":
         return x.relu_()
+    if act == "sigmoid":
+        return x.sigmoid_()
     return F.hardswish(x, inplace=True) if act == "hswish" else x
 
 
 def _pointwise(x: Tensor, weight: Tensor, bias: Tensor, act: str = "") -> Tensor:
-    """1x1 convolution of rows (..., C) by `weight` (E, C), then the activation."""
+    """1x1 convolution of contiguous rows (..., C) by `weight` (E, C), then the activation."""
+    if x.device.type == "cpu" and x.numel() * weight.shape[0] > ONEDNN_MIN_PRODUCTS and _has_onednn(x.dtype):
+        return torch.ops.mkldnn._linear_pointwise(x, weight, bias, _ONEDNN_NAMES[act], [], "")
     return _activate(F.linear(x, weight, bias), act)
 
 
+_ONEDNN_NAMES = {"": "none", "relu": "relu", "hswish": "hardswish", "sigmoid": "sigmoid"}
+
+
+@functools.cache
+def _has_onednn(dtype: torch.dtype) -> bool:
+    """Whether this torch, on this CPU, has oneDNN's matrix product with an activation."""
+    x = torch.linspace(-1, 1, 64).reshape(2, 32).to(dtype)
+    weight, bias = x.flip(0), x[:, 0].contiguous()
+    try:
+        y = torch.ops.mkldnn._linear_pointwise(x, weight, bias, "hardswish", [], "")
+    except (AttributeError, RuntimeError, NotImplementedError):
+        return False
+    return torch.allclose(
+        y.float(), F.hardswish(F.linear(x.float(), weight.float(), bias.float())), rtol=0.02, atol=0.02
+    )
+
+
 def _depthwise(x: Tensor, weight: Tensor, bias: Tensor, stride: int) -> Tensor:
-    """Depthwise convolution of (F, T, E) by `weight` (E, k * k), giving (F', T', E)."""
-    channels = weight.shape[0]
-    kernel = round(weight.shape[1] ** 0.5)
-    image = x.permute(2, 0, 1)[None]  # (1, E, F, T), channels last in memory
-    weight = weight.view(channels, kernel, kernel, 1).permute(0, 3, 1, 2)
-    y = F.conv2d(image, weight, bias, stride, kernel // 2, groups=channels)
-    return y[0].permute(1, 2, 0)
+    """Convolution of (B, F, T, E or 1) by one k x k kernel per channel, `weight` (E, k * k), giving (B, F', T', E)."""
+    channels, size = weight.shape
+    kernel = math.isqrt(size)
+    # Strides that say channels-last; torch takes a kernel with one input channel for NCHW, and transposes the map.
+    weight = weight.as_strided((channels, 1, kernel, kernel), (size, 1, kernel, 1))
+    y = F.conv2d(x.permute(0, 3, 1, 2), weight, bias, stride, kernel // 2, groups=x.shape[3])
+    return y.permute(0, 2, 3, 1)
 
 
 class _Part(nn.Module):
@@ -71,18 +94,6 @@ class _Part(nn.Module):
 
     __call__: Any  # buffers' and forwards' types vary by part
     __getattr__: Any
-
-
-class _Stem(_Part):
-    """3x3 convolution with stride 2 on the spectrogram, batch norm, hard-swish: (B, 1, F, T) to (B, F', T', C)."""
-
-    def __init__(self, layers: nn.Sequential) -> None:
-        scale, shift = _folded(layers[1])
-        super().__init__(weight=layers[0].weight * scale[:, None, None, None], bias=shift)
-
-    def forward(self, x: Tensor) -> Tensor:
-        y = F.conv2d(x, self.weight.contiguous(memory_format=torch.channels_last), self.bias, 2, 1)
-        return _activate(y.permute(0, 2, 3, 1).contiguous(), "hswish")
 
 
 class _Pointwise(_Part):
@@ -106,7 +117,7 @@ class _Depthwise(_Part):
         self.act, self.stride = act, layers[0].stride[0]
 
     def forward(self, x: Tensor) -> Tensor:
-        return _activate(torch.stack([_depthwise(one, self.weight, self.bias, self.stride) for one in x]), self.act)
+        return _activate(_depthwise(x, self.weight, self.bias, self.stride), self.act)
 
 
 class _Gates(_Part):
@@ -168,8 +179,8 @@ class _DynamicBlock(_Part):
             "gate_f_bias": context.conv_f.bias,
             "gate_t_weight": context.conv_t.weight.flatten(1),
             "gate_t_bias": context.conv_t.bias,
-            "lambdas": block.depth_act.lambdas[:, None],
-            "initial": block.depth_act.init_v[:, None],
+            "lambdas": block.depth_act.lambdas.view(2 * N_SLOPES, 1, 1, 1),
+            "initial": block.depth_act.init_v.view(2 * N_SLOPES, 1, 1, 1),
         }
         for name, (conv, norm) in zip(("expand", "depth", "project")[-len(convs) :], convs, strict=True):
             scale, shift = _folded(norm)
@@ -177,64 +188,50 @@ class _DynamicBlock(_Part):
             tensors[f"{name}_bank"], tensors[f"{name}_bias"] = bank.flatten(1), shift
         super().__init__(**tensors)
         self.expands, self.residual, self.stride = block.expands, block.residual, context.stride
-        self.expanded = expanded
+        self.expanded, self.n_convs = expanded, len(convs)
         self.act = "" if not block.expands else "relu" if isinstance(block.exp_act, nn.ReLU) else "hswish"
 
     def forward(self, x: Tensor) -> Tensor:
-        freq = x.shape[1]
-        positions = torch.cat([x.mean(2), x.mean(1)], 1)  # (B, F + T, C)
-        g = _pointwise(positions, self.context_weight, self.context_bias, "hswish")  # (B, F + T, H)
+        batch, freq = x.shape[:2]
+        g = torch.cat([x.mean(2), x.mean(1)], 1)  # (B, F + T, C)
+        g = _pointwise(g, self.context_weight, self.context_bias, "hswish")  # (B, F + T, H)
         heads = F.linear(g.mean(1), self.heads_weight, self.heads_bias)  # (B, (2 or 3) K + 2M E)
         gate_f = self._gate(g[:, :freq], self.gate_f_weight, self.gate_f_bias)  # (B, F', E)
         gate_t = self._gate(g[:, freq:], self.gate_t_weight, self.gate_t_bias)  # (B, T', E)
-        samples = zip(x, heads, gate_f, gate_t, strict=True)
-        return torch.stack([self._map(*sample) for sample in samples])
+
+        attention, theta = heads.split((self.n_convs * N_KERNELS, 2 * N_SLOPES * self.expanded), 1)
+        attention = attention.view(batch, self.n_convs, N_KERNELS).softmax(2)
+        lines = torch.addcmul(self.initial, theta.tanh().view(batch, 2 * N_SLOPES, 1, 1, self.expanded), self.lambdas)
+        lines = lines * gate_f[:, None, :, None]  # (B, 2M, F', 1, E)
+        maps = [self._map(*sample) for sample in zip(x.split(1), attention, lines, gate_t, strict=True)]
+        return torch.cat(maps) if batch > 1 else maps[0]
 
     def _gate(self, g: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         if self.stride > 1:
-            g = F.avg_pool1d(g.transpose(1, 2), 3, self.stride, 1).transpose(1, 2)
-        return F.linear(g, weight, bias).sigmoid_()
+            # Average of positions 2i - 1, 2i and 2i + 1, zeros outside.
+            even, odd = g[:, ::2], g[:, 1::2]
+            g = even.clone()
+            g[:, : odd.shape[1]] += odd
+            g[:, 1:] += odd[:, : g.shape[1] - 1]
+            g.div_(3)
+        return _pointwise(g.contiguous(), weight, bias, "sigmoid")
 
-    def _map(self, x: Tensor, heads: Tensor, gate_f: Tensor, gate_t: Tensor) -> Tensor:
-        """One sample's feature map (F, T, C) to (F', T', C')."""
-        n_convs = 3 if self.expands else 2
-        attention = heads[: n_convs * N_KERNELS].view(n_convs, N_KERNELS).softmax(1)
-        coefficients = heads[n_convs * N_KERNELS :].tanh().view(2 * N_SLOPES, self.expanded) * self.lambdas + self.initial
-        slopes, intercepts = coefficients[:N_SLOPES], coefficients[N_SLOPES:]
-        steep, ratio, offset, intercept = _steeper(slopes, intercepts)
-
+    def _map(self, x: Tensor, attention: Tensor, lines: Tensor, gate_t: Tensor) -> Tensor:
+        """One sample's feature map, (1, F, T, C) to (1, F', T', C')."""
+        kernels = attention.split(1)
         y = x
         if self.expands:
-            kernel = (attention[:1] @ self.expand_bank).view(self.expanded, -1)
-            y = _pointwise(x, kernel, self.expand_bias, self.act)
-        kernel = (attention[-2:-1] @ self.depth_bank).view(self.expanded, -1) * steep[:, None]
-        y = _depthwise(y, kernel, torch.addcmul(intercept, self.depth_bias, steep), self.stride)
-        y = torch.maximum(y, torch.addcmul(offset, y, ratio), out=y)
-        y = y.mul_(gate_f[:, None]).mul_(gate_t)
-        kernel = (attention[-1:] @ self.project_bank).view(-1, self.expanded)
-        y = _pointwise(y, kernel, self.project_bias)
+            weight = (kernels[0] @ self.expand_bank).view(self.expanded, -1)
+            y = _pointwise(x, weight, self.expand_bias, self.act)
+        weight = (kernels[-2] @ self.depth_bank).view(self.expanded, -1)
+        y = _depthwise(y, weight, self.depth_bias, self.stride)
+        slope_1, slope_2, intercept_1, intercept_2 = lines.unbind(0)
+        other = torch.addcmul(intercept_2, slope_2, y)
+        y = torch.addcmul(intercept_1, slope_1, y, out=y)
+        y = torch.maximum(y, other, out=y).mul_(gate_t)
+        weight = (kernels[-1] @ self.project_bank).view(-1, self.expanded)
+        y = _pointwise(y, weight, self.project_bias)
         return y.add_(x) if self.residual else y
-
-
-def _steeper(slopes: Tensor, intercepts: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """The steeper of two lines per channel, and the other as a line of the first one's value.
-
-    Parameters
-    ----------
-    slopes, intercepts : Tensor
-        (2, E).
-
-    Returns
-    -------
-    tuple of Tensor
-        Slope of the steeper line, ratio r of the slopes (at most 1 in size), offset d, and the steeper line's
-        intercept, each (E,): with u the steeper line's value, the other's is r u + d.
-    """
-    first = slopes[0].abs() >= slopes[1].abs()
-    slope_a, slope_b = torch.where(first, slopes, slopes.flip(0))
-    intercept_a, intercept_b = torch.where(first, intercepts, intercepts.flip(0))
-    ratio = torch.where(slope_a.abs() > TINY_SLOPE, slope_b / slope_a, torch.zeros_like(slope_a))
-    return slope_a, ratio, intercept_b - ratio * intercept_a, intercept_a
 
 
 class FusedNetwork(nn.Module):
@@ -247,8 +244,10 @@ class FusedNetwork(nn.Module):
             stem, blocks, last = network.in_c, network.layers, network.out_c
         else:
             stem, blocks, last = network.features[0], network.features[1:-1], network.features[-1]
-        self.stem = _Stem(stem)
-        self.blocks = nn.ModuleList(_DynamicBlock(b) if isinstance(b, DynamicBlock) else _StaticBlock(b) for b in blocks)
+        self.stem = _Depthwise(stem, "hswish")
+        self.blocks = nn.ModuleList(
+            _DynamicBlock(b) if isinstance(b, DynamicBlock) else _StaticBlock(b) for b in blocks
+        )
         self.last = _Pointwise(last, "hswish")
         self.fully_convolutional = network.config.head == "fully_convolutional"
         head = network.classifier
@@ -269,7 +268,7 @@ class FusedNetwork(nn.Module):
                 found[name] = rows.mean((1, 2)).float()
             return rows
 
-        rows = tap("stem", self.stem(x.to(self.stem.weight.dtype)))  # (B, F, T, C)
+        rows = tap("stem", self.stem(x.to(self.stem.weight.dtype).movedim(1, 3)))  # (B, F, T, C)
         for i, block in enumerate(self.blocks):
             rows = tap(f"block{i}", block(rows))
         embedding = self.last(rows).mean((1, 2))  # (B, 6C)
