@@ -26,6 +26,7 @@ BLOCK_VALUES = 1 << 17  # float32 values decoded at once: half a megabyte, withi
 UNKNOWN_FRAMES = 1 << 62  # libsndfile says 2**63 - 1 where a header leaves the length open
 
 _HEAD_BYTES = 1024
+_CHUNK_BYTES = 1 << 16
 _MALFORMED = 3  # SF_ERR_MALFORMED_FILE
 
 # libsndfile's parse log: the size a header claims, then what the file has room for
@@ -152,6 +153,7 @@ class GuardedFile(io.RawIOBase):
         self._error: Exception | None = None
         self.size = file.seek(0, os.SEEK_END)
         self._position = 0
+        self._chunk, self._chunk_at = b"", 0
 
     def raise_error(self, name: str) -> None:
         """Raise what a callback had to keep, if anything."""
@@ -178,19 +180,33 @@ class GuardedFile(io.RawIOBase):
         return self._position
 
     def readinto(self, buffer: Any) -> int:
-        filled = 0
+        # mpg123 asks for 4 bytes, then for a few hundred: one read of the file serves many of its questions
+        offset = self._position - self._chunk_at
+        if not 0 <= offset <= len(self._chunk) - len(buffer):
+            self._chunk_at, offset = self._position, 0
+            self._chunk = self._read_fully(max(_CHUNK_BYTES, len(buffer)))
+        count = min(len(buffer), len(self._chunk))
+        buffer[:count] = self._chunk[offset : offset + count]
+        self._position += count
+        return count
+
+    def _read_fully(self, wanted: int) -> bytes:
+        parts = []
         try:
             self.file.seek(self._position)
-            while filled < len(buffer):
-                data = self.file.read(len(buffer) - filled)
-                if not data:
-                    break
-                buffer[filled : filled + len(data)] = data
-                filled += len(data)
+            while wanted > 0 and (part := self.file.read(wanted)):
+                parts.append(part)
+                wanted -= len(part)
         except Exception as error:
             self._error = error
-        self._position += filled
-        return filled
+        return b"".join(parts)
+
+
+class _ForwardSoundFile(soundfile.SoundFile):
+    """After each read, SoundFile seeks to where it already is, which costs opus and mp3 more than the reading."""
+
+    def seekable(self) -> bool:
+        return False
 
 
 class SoundFileReader:
@@ -232,7 +248,7 @@ class SoundFileReader:
         bounded = mp3 is not None and (from_first_frame or not mp3.length_known)
         handle = OpenEnded(file, mp3.begin, mp3.end) if mp3 is not None and bounded else _handle(file)
         with self._quietly():
-            self._sound = soundfile.SoundFile(handle, closefd=False)
+            self._sound = _ForwardSoundFile(handle, closefd=False)
         self.rate_hz, self.channels = self._sound.samplerate, self._sound.channels
         known = self._sound.frames < UNKNOWN_FRAMES and (mp3 is None or mp3.length_known)
         self.frames = self._sound.frames if known else None
