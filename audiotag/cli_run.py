@@ -16,6 +16,10 @@ from .inputs import STDIN
 
 DEFAULT_TOP = 10
 EVENTS_HOP_S = 1.0
+# Repeated from `writers` and `embedding_files`, which parsing does not import.
+TAG_FORMATS = ("text", "json", "jsonl", "csv", "parquet")
+EVENT_FORMATS = (*TAG_FORMATS, "audacity", "raven", "webvtt")
+EMBEDDING_FORMATS = ("npz", "npy", "parquet", "jsonl")
 DEFAULT_WORKERS = 2
 
 INPUTS = """\
@@ -44,9 +48,7 @@ examples:
   find . -name '*.flac' -print0 | audiotag tag --from-file - --format csv > tags.csv
 """,
     )
-    _add_output(
-        tag, "text, json, jsonl, csv or parquet; by default as FILE ends, text on a terminal, jsonl in a folder"
-    )
+    _add_output(tag, TAG_FORMATS, "text in print and jsonl in a folder")
     tag.add_argument(
         "--top",
         type=_top,
@@ -80,8 +82,8 @@ examples:
     )
     _add_output(
         events,
-        "text, jsonl, csv, json, parquet, audacity, raven or webvtt; by default as FILE ends (.labels.txt is audacity, "
-        ".selections.txt raven, .vtt webvtt), text on a terminal, jsonl in a folder",
+        EVENT_FORMATS,
+        "text in print and jsonl in a folder; .labels.txt is audacity, .selections.txt raven, .vtt webvtt",
     )
     events.add_argument("--on", type=float, metavar="SCORE", help="score that an event must reach (default: 0.3)")
     events.add_argument("--off", type=float, metavar="SCORE", help="score that it must keep (default: half of --on)")
@@ -108,7 +110,7 @@ examples:
   audiotag embed recordings/ -o vectors.parquet --layer mid --per window --hop 1
 """,
     )
-    _add_output(embed, "npz, npy, parquet or jsonl; by default as FILE ends, npz in a folder")
+    _add_output(embed, EMBEDDING_FORMATS, "npz in a folder")
     embed.add_argument(
         "--layer",
         action="append",
@@ -153,9 +155,9 @@ def _command(
     return parser
 
 
-def _add_output(parser: argparse.ArgumentParser, formats: str) -> None:
+def _add_output(parser: argparse.ArgumentParser, formats: tuple[str, ...], default: str) -> None:
     parser.add_argument("-o", "--output", metavar="FILE", help="file to write, or a folder for one file per input")
-    parser.add_argument("--format", help=formats)
+    parser.add_argument("--format", choices=formats, help=f"default: as FILE ends; {default}")
     parser.add_argument("--resume", action="store_true", help="go on where a run with the same options was stopped")
     parser.add_argument("--quiet", action="store_true", help="on stderr nothing but errors")
     parser.add_argument(
@@ -247,17 +249,18 @@ def _run_predictions(
         "hop_s": tagger.config.window_s if hop_s is None else hop_s,
         "aggregate": aggregate,
     }
-    speed: dict[str, Any] = {"batch_size": args.batch_size, "workers": args.workers}
+    speed: dict[str, Any] = {"batch_size": args.batch_size or tagger.batch_size, "workers": args.workers}
     # What is wrong with the options shows here, before anything is written.
     tagger.predict_each([], **analysis, **speed)
     describe(silence(tagger), **options)
     task = Task(
-        analyse=lambda sources: tagger.predict_each(sources, **analysis, **speed),
+        analyse=lambda sources, progress: tagger.predict_each(sources, **analysis, **speed, progress=progress),
         describe=lambda _, prediction: describe(prediction, **options),
         opened=lambda path: open_writer(form, kind, stdout(form.name) if path is None else path),
         suffix=form.suffix,
         one_input=form.name if form.one_recording else None,
-        fingerprint=fingerprint(args, tagger, {"format": form.name, **analysis, **options}),
+        batch_size=speed["batch_size"],
+        fingerprint=fingerprint(args, tagger, {"format": form.name, **analysis, **options}, speed["batch_size"]),
     )
     return run(args, task, target)
 
@@ -275,16 +278,17 @@ def run_embed(args: argparse.Namespace) -> int:
         "layer": layers,
         "hop_s": tagger.config.window_s if args.hop is None else args.hop,
     }
-    speed: dict[str, Any] = {"batch_size": args.batch_size, "workers": args.workers}
+    speed: dict[str, Any] = {"batch_size": args.batch_size or tagger.batch_size, "workers": args.workers}
     tagger.embed_each([], **analysis, **speed)
     features = sum(tagger.layers[layer] for layer in layers)
     task = Task(
-        analyse=lambda sources: tagger.embed_each(sources, **analysis, **speed),
+        analyse=lambda sources, progress: tagger.embed_each(sources, **analysis, **speed, progress=progress),
         describe=lambda source, found: files.embedding_record(source, found, per=args.per),
         opened=lambda path: files.open_writer(name, stdout(name) if path is None else path, features, args.per),
         suffix=f".{name}",
         one_input="npy with --per window" if name == "npy" and args.per == "window" else None,
-        fingerprint=fingerprint(args, tagger, {"format": name, "per": args.per, **analysis}),
+        batch_size=speed["batch_size"],
+        fingerprint=fingerprint(args, tagger, {"format": name, "per": args.per, **analysis}, speed["batch_size"]),
     )
     return run(args, task, target)
 
@@ -310,6 +314,8 @@ def run_plot(args: argparse.Namespace) -> int:
         image = plot.logmel_image(source, duration_s=prediction.duration_s, frontend=frontend)
     for warning in prediction.warnings:
         print(f"audiotag: warning: {warning}", file=sys.stderr)
-    figure = plot.plot_prediction(prediction, logmel=image, frontend=frontend, k=args.top or len(tagger.labels), **labels)
+    figure = plot.plot_prediction(
+        prediction, logmel=image, frontend=frontend, k=args.top or len(tagger.labels), **labels
+    )
     plot.save_figure(figure, args.output)
     return 0

@@ -135,8 +135,8 @@ def stdout(form: str) -> IO[Any]:
     return sys.stdout
 
 
-def fingerprint(args: argparse.Namespace, tagger: Tagger, options: dict[str, Any]) -> dict[str, Any]:
-    """Everything that decides what is written about an input."""
+def fingerprint(args: argparse.Namespace, tagger: Tagger, options: dict[str, Any], batch_size: int) -> dict[str, Any]:
+    """Everything that decides what is written about an input, to the last bit."""
     from .journal import FORMAT_VERSION
 
     return {
@@ -145,6 +145,7 @@ def fingerprint(args: argparse.Namespace, tagger: Tagger, options: dict[str, Any
         "checkpoint": {"name": tagger.config.name, "sha256": _digest(tagger)},
         "device": tagger.device.type,
         "dtype": args.dtype,
+        "batch_size": batch_size,
         "options": options,
     }
 

@@ -47,7 +47,7 @@ def embedding_record(source: str, found: WindowEmbeddings, *, per: str) -> dict[
         "vectors": base64.b64encode(np.ascontiguousarray(kept, "<f4").tobytes()).decode("ascii"),
         "start_s": [0.0] if per == "clip" else found.start_s.tolist(),
         "end_s": [end_s] if per == "clip" else found.end_s.tolist(),
-        "warnings": [],
+        "warnings": list(map(printable, found.warnings)),
     }
 
 

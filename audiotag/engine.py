@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,6 +19,8 @@ from .pipeline import prefetch
 from .sliding import LogMelWindow, logmel_windows
 from .windows import Window, cut_windows
 
+# Called with a source that is being analysed, the seconds done, and its length in seconds if its header tells.
+Progress = Callable[[Any, float, "float | None"], None]
 DECODED_AHEAD = 8  # windows waiting per source: 10 MB at most
 
 
@@ -33,10 +35,18 @@ class Analysis:
     end_s: list[float] = field(default_factory=list)
     rows: list[np.ndarray] = field(default_factory=list)
 
+    def stacked(self) -> np.ndarray:
+        """The rows as (windows, ...), read-only so that nobody copies it; once, for there may be hours of them."""
+        stacked = np.stack(self.rows)
+        self.rows.clear()
+        stacked.flags.writeable = False
+        return stacked
+
 
 @dataclass(frozen=True)
 class _Opened:
     name: str
+    duration_s: float | None
 
 
 @dataclass(frozen=True)
@@ -80,10 +90,13 @@ class Engine:
         layers: tuple[str, ...] | None = None,
         batch_size: int | None = None,
         workers: int = 1,
+        progress: Progress | None = None,
     ) -> Iterator[tuple[Any, Analysis | AudiotagError]]:
         """Each source with its analysis, in order; an unusable source with the error that says why.
 
-        `layers` None gives score rows, otherwise feature rows. Batching changes nothing but speed.
+        `layers` None gives score rows, otherwise feature rows. A batch changes scores in the last bits, so batches
+        begin anew every `batch_size` sources: what one holds depends on these alone, and a run over sources that
+        starts at a multiple of `batch_size` repeats the scores of a longer one bit for bit.
         """
         rate = self.config.frontend.sample_rate_hz
         window = self.config.window_samples
@@ -91,7 +104,7 @@ class Engine:
 
         def produce(source: Any) -> Iterator[Any]:
             with open_audio(source, target_rate_hz=rate, sample_rate_hz=sample_rate) as stream:
-                yield _Opened(stream.name)
+                yield _Opened(stream.name, stream.duration_s)
                 if hop < window:  # frames that windows share are computed once, in the decoding thread
                     yield from logmel_windows(stream.blocks(), self.frontend, window_samples=window, hop_samples=hop)
                 else:
@@ -116,14 +129,17 @@ class Engine:
             waiting.clear()
 
         finished: deque[tuple[Any, Analysis | AudiotagError]] = deque()
-        current = Analysis()
+        current, expected_s = Analysis(), None
+        ended = 0
         for source, value, last in prefetch(sources, produce, workers=workers, depth=DECODED_AHEAD):
             if isinstance(value, _Opened):
-                current = Analysis(value.name)
+                current, expected_s = Analysis(value.name), value.duration_s
             elif isinstance(value, (Window, LogMelWindow)):
                 waiting.append((current, value))
                 if len(waiting) >= batch_size:
                     run()
+                    if progress is not None:
+                        progress(source, current.duration_s, expected_s)
             elif isinstance(value, _Closed):
                 current.warnings = value.warnings
             if last:
@@ -132,8 +148,10 @@ class Engine:
                 if failed:
                     waiting[:] = [entry for entry in waiting if entry[0] is not current]
                 current = Analysis()  # a source that cannot be opened has none of its own
-            if finished and not waiting:
-                yield from finished
-                finished.clear()
+                ended += 1
+                if ended % batch_size == 0:
+                    run()
+            while finished and not (waiting and waiting[0][0] is finished[0][1]):
+                yield finished.popleft()
         run()
         yield from finished

@@ -42,7 +42,7 @@ class Input:
     size_bytes : int
         For telling how much is left; 0 where unknown.
     error : str or None
-        Why this is no input after all: a missing file, a folder that cannot be read, a pattern without matches.
+        Why this is no input after all: a folder that cannot be read or holds nothing, a pattern without matches.
     """
 
     path: str
@@ -203,8 +203,8 @@ def _named(path: str, seen: _Seen, *, pattern: bool) -> Iterator[Input]:
 def _file(path: str) -> Input:
     try:
         return Input(path, size_bytes=os.stat(path).st_size)
-    except OSError as error:
-        return Input(path, error=f"cannot be opened: {error.strerror or error}")
+    except OSError:  # opening it will say what is wrong
+        return Input(path)
 
 
 def _matches(pattern: str, seen: _Seen) -> Iterator[Input]:

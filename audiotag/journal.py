@@ -114,11 +114,14 @@ class Journal:
             self.close()
             raise
 
-    def begin(self, inputs: Iterable[Input]) -> None:
-        """Make ready to append. `inputs` become the plan, unless an earlier run's plan is gone on with."""
+    def begin(self, inputs: Iterable[Input], batch_size: int) -> None:
+        """Make ready to append. `inputs` become the plan, unless an earlier run's plan is gone on with.
+
+        Records of a batch that was begun and not finished are dropped, for its scores would differ in the last bits.
+        """
         if self.resume and self.resumable:
             self.plan.load()
-            end = self._sound() if self._entries.exists() else 0
+            end = self._sound(batch_size) if self._entries.exists() else 0
             self._file = open(self._entries, "ab", buffering=0)  # noqa: SIM115
             self._file.truncate(end)
         else:
@@ -127,9 +130,9 @@ class Journal:
             self.plan.write(inputs)
             write_json(self._run, self.fingerprint)
 
-    def _sound(self) -> int:
-        """Bytes of the records before the first that is torn or not of the input at its place."""
-        end = 0
+    def _sound(self, batch_size: int) -> int:
+        """Bytes of the records of whole batches before the first that is torn or not of the input at its place."""
+        end = kept = sources = 0
         with open(self._entries, "rb") as file:
             for item, line in zip(self.plan, file, strict=False):
                 try:
@@ -139,7 +142,10 @@ class Journal:
                 if not line.endswith(b"\n") or entry.source != item.path:
                     break
                 end += len(line)
-        return end
+                sources += item.error is None
+                if sources % batch_size == 0:
+                    kept = end
+        return kept
 
     def append(self, entry: Entry) -> None:
         """Add the next input's record; it survives a kill from here on."""

@@ -16,7 +16,7 @@ from typing import Any
 from tqdm import tqdm
 
 from .display import clock, printable
-from .errors import AudiotagError, InvalidInputError, OutputError
+from .errors import AudioError, AudiotagError, InvalidInputError, OutputError
 from .inputs import STDIN, Input
 from .journal import Entry, Journal, Plan, check_fingerprint, complete, locked, read_json, weight, write_json
 from .records import error_record
@@ -35,6 +35,7 @@ class Tally:
     failed: int = 0
     audio_s: float = 0.0
     before: int = 0  # of the inputs, how many an earlier run had done
+    before_s: float = 0.0  # of the audio
     started: float = field(default_factory=time.monotonic)
 
     def add(self, entry: Entry) -> None:
@@ -54,7 +55,8 @@ class Task:
     Attributes
     ----------
     analyse : callable
-        Sources to (source, result or error), lazily and in order: `Tagger.predict_each` with its options set.
+        Sources and a callback for progress to (source, result or error), lazily and in order: `Tagger.predict_each`
+        with its options set.
     describe : callable
         A path and its result to the record that is written.
     opened : callable
@@ -64,21 +66,28 @@ class Task:
         Ending of files of one input.
     one_input : str or None
         Name of the output's format, if a file of it can hold one input only.
+    batch_size : int
+        Only a run that starts at a multiple of it, counted in sources, repeats another's scores bit for bit.
     fingerprint : dict
         Everything that decides what is written about an input. JSON-ready.
     """
 
-    analyse: Callable[[Iterable[Any]], Iterator[tuple[Any, Any]]]
+    analyse: Callable[[Iterable[Any], Callable[..., None]], Iterator[tuple[Any, Any]]]
     describe: Callable[[str, Any], Record]
     opened: Callable[[Path | None], AbstractContextManager[Any]]
     suffix: str
     one_input: str | None
+    batch_size: int
     fingerprint: dict[str, Any]
 
 
-def worked(inputs: Iterable[Input], task: Task) -> Generator[tuple[Input, Entry], None, None]:
+def worked(inputs: Iterable[Input], task: Task, reporter: Reporter) -> Generator[tuple[Input, Entry], None, None]:
     """Each input with what there is to say of it, in order. Closing the iterator stops the threads that decode."""
     pending: deque[Input] = deque()  # handed to the tagger, or skipped, and not yet answered
+
+    def progress(source: Any, done_s: float, expected_s: float | None) -> None:
+        if pending and source == pending[0].path and expected_s:
+            reporter.part(pending[0], done_s, expected_s)
 
     def feed() -> Iterator[Any]:
         for item in inputs:
@@ -89,9 +98,9 @@ def worked(inputs: Iterable[Input], task: Task) -> Generator[tuple[Input, Entry]
     def skipped() -> Generator[tuple[Input, Entry], None, None]:
         while pending and pending[0].error is not None:
             item = pending.popleft()
-            yield item, _failure(item, InvalidInputError(f"{item.path}: {item.error}"))
+            yield item, _failure(item, AudioError(f"{item.path}: {item.error}"))
 
-    results = task.analyse(feed())
+    results = task.analyse(feed(), progress)
     with ExitStack() as stack:
         if isinstance(results, Generator):
             stack.enter_context(closing(results))
@@ -120,6 +129,7 @@ class Reporter:
         self._terminal = sys.stderr.isatty() and not quiet
         self._bar: Any = None
         self._total = 0
+        self._part = 0  # how much of the input being worked on the bar shows
 
     def finding(self, inputs: Iterable[Input]) -> Iterable[Input]:
         """The same inputs, counted on the terminal if finding them takes long."""
@@ -139,6 +149,7 @@ class Reporter:
             self.tally.inputs += 1
         else:
             self.tally.add(entry)
+            self.tally.before_s += entry.duration_s
         if self._bar is not None:
             self._bar.initial += weight(item)
             self._bar.n += weight(item)
@@ -151,12 +162,23 @@ class Reporter:
         elif not self._quiet:
             for warning in entry.record["warnings"]:
                 self.tell(f"warning: {warning}")
-        if self._bar is not None:
-            tally, elapsed = self.tally, time.monotonic() - self.tally.started
-            self._bar.set_description_str(f"{tally.inputs:,}/{self._total:,} files", refresh=False)
-            speed = f"{tally.audio_s / 3600:.2f} h of audio, {tally.audio_s / max(elapsed, 1e-9):.0f}x real time"
-            self._bar.set_postfix_str(speed, refresh=False)
-            self._bar.update(weight(item))
+        self._show(weight(item), 0.0)
+        self._part = 0
+
+    def part(self, item: Input, done_s: float, expected_s: float) -> None:
+        """Seconds of an input that are done, of those that it seems to have."""
+        self._show(int(weight(item) * min(done_s / expected_s, 1.0)), done_s)
+
+    def _show(self, part: int, part_s: float) -> None:
+        if self._bar is None:
+            return
+        tally = self.tally
+        speed = (tally.audio_s + part_s - tally.before_s) / max(time.monotonic() - tally.started, 1e-9)
+        self._bar.set_description_str(f"{tally.inputs:,}/{self._total:,} files", refresh=False)
+        hours = (tally.audio_s + part_s) / 3600
+        self._bar.set_postfix_str(f"{hours:.2f} h of audio, {speed:.0f}x real time", refresh=False)
+        self._bar.update(part - self._part)
+        self._part = part
 
     def tell(self, message: str) -> None:
         """A line on stderr, above the progress bar."""
@@ -191,7 +213,7 @@ def to_stream(task: Task, inputs: Iterable[Input], stream: Path | None, reporter
         plan.write(reporter.finding(inputs))
         _check_one(task, plan, "standard output" if stream is None else str(stream))
         reporter.start(plan)
-        with task.opened(stream) as writer, closing(worked(plan, task)) as results:
+        with task.opened(stream) as writer, closing(worked(plan, task, reporter)) as results:
             for item, entry in results:
                 writer.write(entry.record)
                 reporter.done(item, entry)
@@ -220,13 +242,13 @@ def to_file(
             reporter.tell(
                 f"{journal.folder} held an unfinished run that --resume would have gone on with; starting anew"
             )
-        journal.begin(reporter.finding(inputs))
+        journal.begin(reporter.finding(inputs), task.batch_size)
         _check_one(task, journal.plan, str(output))
         reporter.start(journal.plan)
         remaining = iter(journal.plan)
         for entry in journal.entries():
             reporter.before(next(remaining), entry)
-        with closing(worked(remaining, task)) as results:
+        with closing(worked(remaining, task, reporter)) as results:
             for item, entry in results:
                 journal.append(entry)
                 reporter.done(item, entry)
@@ -298,7 +320,10 @@ def to_folder(task: Task, inputs: Iterable[Input], root: str, folder: Path, repo
                 else:
                     yield item
 
-        with closing(worked(missing(), task)) as results, open(state / "errors", "w", encoding="utf-8") as errors:
+        with (
+            closing(worked(missing(), task, reporter)) as results,
+            open(state / "errors", "w", encoding="utf-8") as errors,
+        ):
             for item, entry in results:
                 if entry.failed:
                     target(item).unlink(missing_ok=True)

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from .checkpoints import Checkpoint, build, load_checkpoint
-from .engine import Analysis, Engine
+from .engine import Analysis, Engine, Progress
 from .errors import AudiotagError, InvalidInputError
 from .fused import fuse
 from .labels import LabelSet, audioset_labels
@@ -34,12 +34,14 @@ MID_LAYERS = ("block4", "block10", "block12", "block14", "logmel")
 class WindowEmbeddings:
     """Embeddings of one recording's windows.
 
-    vectors: float32 (windows, features). start_s, end_s: float64 (windows,), seconds in the recording.
+    vectors: float32 (windows, features). start_s, end_s: float64 (windows,), seconds in the recording. warnings: what
+    was not as it should be, e.g. that the file is cut short.
     """
 
     vectors: np.ndarray
     start_s: np.ndarray
     end_s: np.ndarray
+    warnings: tuple[str, ...] = ()
 
 
 class Tagger:
@@ -130,6 +132,11 @@ class Tagger:
         return self.config.frontend.sample_rate_hz
 
     @property
+    def batch_size(self) -> int:
+        """Windows per run of the network unless a call says otherwise."""
+        return self._engine.default_batch
+
+    @property
     def device(self) -> torch.device:
         return self._engine.device
 
@@ -196,11 +203,13 @@ class Tagger:
         aggregate: str = "max",
         batch_size: int | None = None,
         workers: int = 1,
+        progress: Progress | None = None,
     ) -> Iterator[tuple[Any, Prediction | AudiotagError]]:
         """Tag any number of recordings, lazily and in order; one that cannot be read does not stop the others.
 
         Arguments are checked at once; sources are read as the result is iterated, decoded ahead by `workers`
         background threads. Yields each source with its `Prediction`, or with the error that says why there is none.
+        `progress` is called in between with a source, the seconds of it done, and its length if its header tells.
         """
         if aggregate not in AGGREGATES:
             raise InvalidInputError(f"aggregate must be one of {', '.join(AGGREGATES)}, got {aggregate!r}")
@@ -211,6 +220,7 @@ class Tagger:
             hop=hop,
             batch_size=_positive(batch_size, "batch_size"),
             workers=_positive(workers, "workers") or 1,
+            progress=progress,
         )
         return (
             (source, result if isinstance(result, AudiotagError) else self._prediction(result, hop, aggregate))
@@ -283,6 +293,7 @@ class Tagger:
         hop_s: float | None = None,
         batch_size: int | None = None,
         workers: int = 1,
+        progress: Progress | None = None,
     ) -> Iterator[tuple[Any, WindowEmbeddings | AudiotagError]]:
         """Embed any number of recordings as `predict_each` tags them: lazily, in order, errors in their place."""
         runs = self._engine.analyse(
@@ -292,6 +303,7 @@ class Tagger:
             layers=self._layers(layer),
             batch_size=_positive(batch_size, "batch_size"),
             workers=_positive(workers, "workers") or 1,
+            progress=progress,
         )
         return (
             (source, result if isinstance(result, AudiotagError) else _window_embeddings(result))
@@ -328,7 +340,7 @@ class Tagger:
         return tuple(part for name in names for part in (MID_LAYERS if name == "mid" else (name,)))
 
     def _prediction(self, analysis: Analysis, hop: int, aggregate: str) -> Prediction:
-        window_scores = np.stack(analysis.rows)
+        window_scores = analysis.stacked()
         return Prediction(
             scores=window_scores.max(0) if aggregate == "max" else window_scores.mean(0),
             window_scores=window_scores,
@@ -346,7 +358,7 @@ class Tagger:
 
 
 def _window_embeddings(analysis: Analysis) -> WindowEmbeddings:
-    return WindowEmbeddings(np.stack(analysis.rows), np.array(analysis.start_s), np.array(analysis.end_s))
+    return WindowEmbeddings(analysis.stacked(), np.array(analysis.start_s), np.array(analysis.end_s), analysis.warnings)
 
 
 def _raised(result: Any) -> Any:

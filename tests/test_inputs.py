@@ -96,8 +96,7 @@ def test_links(here: Path) -> None:
     (here / "d" / "n").symlink_to(here / "far")
     (here / "d" / "link.wav").symlink_to(here / "d" / "a.wav")
     (here / "d" / "gone.wav").symlink_to(here / "nowhere")
-    assert paths("d") == [os.path.join("d", n) for n in ("a.wav", "link.wav", os.path.join("m", "b.wav"))]
-    assert errors("d") == {os.path.join("d", "gone.wav"): "cannot be opened: No such file or directory"}
+    assert paths("d") == [os.path.join("d", *n.split("/")) for n in ("a.wav", "gone.wav", "link.wav", "m/b.wav")]
     assert paths("d/**/*.wav") == paths("d")
 
 
@@ -105,18 +104,17 @@ def test_what_is_no_input_is_reported_and_the_rest_goes_on(here: Path) -> None:
     make(here, "a.wav", "texts/a.txt")
     (here / "empty").mkdir()
     found = list(expand(["gone.wav", "empty", "a.wav", "texts", "x*.wav", "a\0b"]))
-    assert [item.path for item in found if item.error is None] == ["a.wav"]
+    assert [item.path for item in found if item.error is None] == ["gone.wav", "a.wav"]
     messages = {item.path: item.error for item in found if item.error}
-    assert "No such file" in (messages["gone.wav"] or "")
     assert "no audio file in this folder" in (messages["empty"] or "")
     assert "no audio file in this folder" in (messages["texts"] or "")
     assert "pattern" in (messages["x*.wav"] or "")
     assert "not a path" in (messages["a\0b"] or "")
 
 
-def test_a_missing_file_is_reported_though_its_folder_was_walked(here: Path) -> None:
+def test_a_missing_file_is_tried_though_its_folder_was_walked(here: Path) -> None:
     make(here, "d/a.wav")
-    assert list(errors("d", "d/b.wav")) == ["d/b.wav"]
+    assert paths("d", "d/b.wav") == [os.path.join("d", "a.wav"), "d/b.wav"]
 
 
 @pytest.mark.skipif(os.name == "nt" or os.geteuid() == 0, reason="needs a user whom permissions bind")
@@ -149,7 +147,7 @@ def test_patterns(here: Path) -> None:
     assert "nothing it matches is an audio file" in errors("*.txt")["*.txt"]
     assert paths("[x].wav") == ["[x].wav"], "a file that is called so is no pattern"
     assert paths(listed=("a2.wav", "d")) == ["a2.wav", os.path.join("d", "b.wav"), os.path.join("d", "e", "c.flac")]
-    assert [item.error is None for item in expand([], ["a*"])] == [False], "no patterns in lists"
+    assert paths(listed=("a*",)) == ["a*"], "no patterns in lists"
 
 
 @pytest.mark.parametrize(
