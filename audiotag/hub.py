@@ -10,6 +10,8 @@ from __future__ import annotations
 import logging
 import os
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -68,12 +70,14 @@ def hub_file(
         If the file is not what is recorded.
     """
     local = local_files_only or offline()
-    options: dict[str, Any] = {"revision": revision, "cache_dir": cache_dir, "local_files_only": local, "token": token}
-    path = _download(repo_id, name, **options)
+    options: dict[str, Any] = {"cache_dir": _plain(cache_dir), "token": token}
+    path = _download(repo_id, name, revision, local, **options)
     difference = _difference(path, repo_id, name, expected, token, local)
     if difference and not local:
         log.warning("%s: %s; fetching it again", path, difference)
-        path = _download(repo_id, name, force=True, **options)
+        with _explained(str(path)):
+            path.unlink()  # huggingface_hub would leave a file that is no link in place
+        path = _download(repo_id, name, revision, local, force_download=True, **options)
         difference = _difference(path, repo_id, name, expected, token, local)
     if difference:
         step = "delete it and fetch it with a connection" if local else "report it to the repository's owner"
@@ -104,38 +108,36 @@ def _hub_record(path: Path, repo_id: str, name: str, token: Token) -> Source | N
         from huggingface_hub import get_hf_file_metadata, hf_hub_url
 
         commit = path.parent.name  # the cache lays a repository's files out as snapshots/<commit>/<name>
-        etag = get_hf_file_metadata(hf_hub_url(repo_id, name, revision=commit), token=token).etag or ""
+        with _explained(f"{repo_id}/{name} at revision {commit}"):
+            etag = get_hf_file_metadata(hf_hub_url(repo_id, name, revision=commit), token=token).etag or ""
     if re.fullmatch(r"[0-9a-f]{64}", etag):
         return Source("hub", name, sha256=etag)
     return Source("hub", name, git_blob_sha1=etag) if re.fullmatch(r"[0-9a-f]{40}", etag) else None
 
 
-def _download(
-    repo_id: str,
-    name: str,
-    *,
-    revision: str | None,
-    cache_dir: CacheDir,
-    local_files_only: bool,
-    token: Token,
-    force: bool = False,
-) -> Path:
-    from huggingface_hub import errors, hf_hub_download
+def _download(repo_id: str, name: str, revision: str | None, local_files_only: bool, **options: Any) -> Path:
+    from huggingface_hub import hf_hub_download
 
-    where = f"{repo_id}/{name}" + (f" at revision {revision}" if revision else "")
-    try:
+    with _explained(f"{repo_id}/{name}" + (f" at revision {revision}" if revision else ""), local_files_only):
         return Path(
             hf_hub_download(
                 repo_id,
                 name,
                 revision=revision,
-                cache_dir=_plain(cache_dir),
                 local_files_only=local_files_only,
-                token=token,
-                force_download=force,
                 library_name="audiotag",
+                **options,
             )
         )
+
+
+@contextmanager
+def _explained(where: str, local: bool = False) -> Iterator[None]:
+    """Turn whatever `huggingface_hub` raises into a `DownloadError` that says what to do."""
+    from huggingface_hub import errors
+
+    try:
+        yield
     except errors.GatedRepoError as error:
         step = "accept its terms on the Hub, then log in with 'hf auth login' or pass token"
         raise DownloadError(f"{where}: the repository is gated; {step}") from error
@@ -146,7 +148,7 @@ def _download(
         raise DownloadError(f"{where}: the repository has no such revision; check the commit, tag or branch") from error
     except errors.LocalEntryNotFoundError as error:
         step = "check the connection"
-        if local_files_only:
+        if local:
             step = "fetch it once with a connection, or unset HF_HUB_OFFLINE and local_files_only"
         raise DownloadError(f"{where}: not in the cache, and the Hub was not reached; {step}") from error
     except errors.EntryNotFoundError as error:

@@ -159,6 +159,30 @@ def test_damaged_cache_is_fetched_again_or_refused_offline(hub, published, tiny,
     assert "fetching it again" in caplog.text
 
 
+def unlinked(path):
+    """A cached file as systems without links keep it: itself, not a link to a blob with the digest's name."""
+    content = path.read_bytes()
+    path.unlink()
+    path.write_bytes(content)
+
+
+def test_cache_without_links_is_compared_with_what_the_hub_says(hub, published, tiny, cache, caplog):
+    path = fetch(REPOSITORY, cache_dir=cache)
+    for name in ("config.json", "model.safetensors"):
+        unlinked(path.with_name(name))
+    assert same(load_checkpoint(REPOSITORY, cache_dir=cache, revision=published), tiny)
+    assert same(load_checkpoint(REPOSITORY, cache_dir=cache, local_files_only=True), tiny)
+    assert "cannot be verified offline" in caplog.text
+    path.write_bytes(path.read_bytes()[:-4] + b"\0\0\0\1")
+    assert same(load_checkpoint(REPOSITORY, cache_dir=cache, revision=published), tiny)
+    assert "fetching it again" in caplog.text
+    unlinked(path)
+    hub.clear()
+    with pytest.raises(DownloadError, match=rf"{REPOSITORY}/config.json at revision {published}: the Hub has no such"):
+        unlinked(path.with_name("config.json"))
+        load_checkpoint(REPOSITORY, cache_dir=cache, revision=published)
+
+
 def test_cut_connection_to_the_hub(hub, published, tiny, cache):
     hub.faults = [Fault(cut_after=1000)]
     assert same(load_checkpoint(REPOSITORY, cache_dir=cache), tiny)
