@@ -13,6 +13,7 @@ from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from .cli_run import add_labels, add_model
+from .cli_work import load_tagger
 from .display import clock
 from .errors import AudioError, InvalidInputError, MissingDependencyError
 
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
     import numpy as np
 
     from .stream import Stream, StreamWindow
-    from .tagger import Tagger
 
 STDIN_RATE_HZ = 16_000
 SAMPLE_FORMATS = {"s16le": "<i2", "f32le": "<f4"}
@@ -115,20 +115,6 @@ def run(args: argparse.Namespace) -> int:
     if not stream.position_s and not interrupt.requested:
         raise AudioError(f"no audio came from {source.name}; is the program before it running?")
     return 0
-
-
-def load_tagger(args: argparse.Namespace) -> Tagger:
-    from .tagger import Tagger
-
-    return Tagger.from_pretrained(
-        args.model,
-        device=args.device,
-        dtype=args.dtype,
-        revision=args.revision,
-        cache_dir=args.cache_dir,
-        local_files_only=args.local_files_only,
-        allow_unverified=args.allow_unverified,
-    )
 
 
 def _say(text: str) -> None:
@@ -260,10 +246,12 @@ class _Microphone:
                 lost = True
 
         def read() -> np.ndarray | None:
-            while microphone.active:
-                with contextlib.suppress(queue.Empty):
+            while True:
+                try:
                     return waiting.get(timeout=WAIT_S)
-            return None
+                except queue.Empty:
+                    if not microphone.active:
+                        return None
 
         with self._errors("cannot be opened"):
             microphone = self._sounddevice.InputStream(
