@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import itertools
 import unicodedata
 from collections.abc import Iterable, Sequence
 
@@ -49,21 +50,23 @@ def printable(text: str) -> str:
 
 def columns(text: str) -> int:
     """Columns a text takes on a terminal: two for wide characters, none for combining ones."""
-    return sum(
-        0
-        if unicodedata.combining(c) or unicodedata.category(c) == "Cf"
-        else 1 + (unicodedata.east_asian_width(c) in "WF")
-        for c in text
-    )
+    return sum(map(_columns_of, text))
+
+
+def _columns_of(character: str) -> int:
+    if unicodedata.combining(character) or unicodedata.category(character) == "Cf":
+        return 0
+    return 2 if unicodedata.east_asian_width(character) in "WF" else 1
 
 
 def fit(text: str, width: int, *, ellipsis: str = "…") -> str:
     """The text filled up with spaces, or cut and marked as cut, to exactly `width` columns."""
-    if columns(text) > width:
-        while text and columns(text + ellipsis) > width:
-            text = text[:-1]
-        text += ellipsis
-    return text + " " * (width - columns(text))
+    wide = columns(text)
+    if wide > width:
+        ends = itertools.accumulate(map(_columns_of, text))
+        text = text[: sum(end <= width - len(ellipsis) for end in ends)] + ellipsis
+        wide = columns(text)
+    return text + " " * (width - wide)
 
 
 def text_table(
@@ -84,6 +87,7 @@ def text_table(
     blocks : bool
         Whether the terminal can write block characters.
     """
+    rows = [(printable(name), score) for name, score in rows]
     number, indent, space = len("0.000"), 2, 2
     names = max((columns(name) for name, _ in rows), default=0)
     bars = BAR_COLUMNS

@@ -141,9 +141,12 @@ class ParquetWriter:
         self._rows.clear()
 
     def close(self) -> None:
-        if self._rows:
-            self._write_rows()
-        self._writer.close()
+        try:
+            if self._rows:
+                self._write_rows()
+            self._writer.close()
+        finally:
+            self._writer.is_open = False  # or it would try again when it is collected, with the file closed
 
 
 class OneRecordingWriter:
@@ -296,7 +299,12 @@ def open_writer(form: Format, kind: str, destination: str | os.PathLike | IO[str
     if isinstance(destination, str | os.PathLike):
         with whole_file(destination, binary=form.binary) as file:
             writer = form.make(file, kind)
-            yield writer
+            try:
+                yield writer
+            except BaseException:
+                with contextlib.suppress(Exception):  # the first exception is the one to report
+                    writer.close()
+                raise
             writer.close()
         return
     if form.binary:
