@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import sys
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -184,7 +185,10 @@ def test_cache_without_links_is_compared_with_what_the_hub_says(hub, published, 
 
 
 def test_cut_connection_to_the_hub(hub, published, tiny, cache):
+    """huggingface_hub resumes, or, before 0.26, gives up; what it leaves is never taken for whole."""
     hub.faults = [Fault(cut_after=1000)]
+    with suppress(DownloadError):
+        load_checkpoint(REPOSITORY, cache_dir=cache)
     assert same(load_checkpoint(REPOSITORY, cache_dir=cache), tiny)
 
 
