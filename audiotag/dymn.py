@@ -57,7 +57,7 @@ class DynamicConv(nn.Module):
         self.shape = (outputs, inputs // groups, kernel, kernel)
         self.stride, self.groups, self.temperature = stride, groups, temperature
         bank = torch.empty(N_KERNELS, *self.shape)
-        for one in bank:
+        for one in bank if not bank.is_meta else ():  # see `initialise`
             nn.init.kaiming_normal_(one, mode="fan_out")
         self.weight = nn.Parameter(bank.reshape(1, 1, N_KERNELS, -1))
         self.residuals = nn.Sequential(nn.Linear(context, N_KERNELS))
@@ -78,7 +78,7 @@ class DynamicConv(nn.Module):
 
 
 class DynamicReLU(nn.Module):
-    """max over M of slope_m x + intercept_m, slopes and intercepts per sample and channel ("Dynamic ReLU", arXiv 2003.10027, B)."""
+    """max over m of slope_m x + intercept_m, per sample and channel (arXiv 2003.10027, variant B)."""
 
     lambdas: Tensor
     init_v: Tensor

@@ -109,6 +109,8 @@ def classifier(config: NetworkConfig, features: int) -> nn.Sequential:
 
 def initialise(network: nn.Module) -> None:
     """The published initialisation: Kaiming by fan-out, linear layers N(0, 0.01), biases zero."""
+    if next(network.parameters()).is_meta:
+        return  # nothing to fill, and drawing for the meta device would import torch._dynamo: over a second
     for module in network.modules():
         if isinstance(module, nn.Conv2d):
             nn.init.kaiming_normal_(module.weight, mode="fan_out")
