@@ -200,7 +200,7 @@ class RavenWriter(OneRecordingWriter):
         # Raven opens the sound along with the table if it finds it there.
         path = os.path.abspath(record["source"]) if os.path.exists(record["source"]) else record["source"]
         return (
-            f"{number}\tSpectrogram 1\t1\t{event['onset_s']:.6f}\t{event['offset_s']:.6f}\t0\t{self.fmax_hz}\t"
+            f"{number}\tSpectrogram 1\t1\t{event['onset_s']:.6f}\t{event['offset_s']:.6f}\t0.000\t{self.fmax_hz:.3f}\t"
             f"{_one_line(event['label'])}\t{event['peak']:.4f}\t{event['mean']:.4f}\t{path}\n"
         )
 
