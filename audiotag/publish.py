@@ -11,21 +11,24 @@ import argparse
 import logging
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
+from types import MappingProxyType
+from typing import Any
 
-from .checkpoints import Checkpoint, load_checkpoint, load_entry
+from .checkpoints import Checkpoint, load_checkpoint, load_entry, save_weights
 from .convert import CARD_FILE, save_checkpoint
 from .download import CONFIG_FILE, package_path
 from .errors import AudiotagError, CheckpointError, InvalidInputError, VerificationError
 from .hub import Token
 from .manifest import HUB_FILE, Entry, Manifest, Source, manifest_path, parse
-from .tensors import write_whole
+from .tensors import read_safetensors, write_whole
 from .verify import Digests, digests
 
 log = logging.getLogger(__name__)
 
+TEXT_FACTS = ("description", "trained_on", "licence", "metric_source")
 UPLOADED = (HUB_FILE, CONFIG_FILE, CARD_FILE)
 
 
@@ -135,13 +138,19 @@ def publish_to_hub(
     return with_source(replace(known, hub_namespace=namespace), name, source)
 
 
-def put_in_package(known: Manifest, file: Path, destination: Path | None = None) -> Manifest:
-    """Copy the built-in checkpoint into the package; returns the manifest that records its digest and facts.
+def put_in_package(
+    known: Manifest, file: Path, facts: Mapping[str, Any] = MappingProxyType({}), destination: Path | None = None
+) -> Manifest:
+    """Write the built-in checkpoint into the package; returns the manifest that records its digest and facts.
+
+    The tensors are those of `file`, in its precision; configuration and facts in the header become the manifest's.
 
     Parameters
     ----------
     file : path
-        A ``.safetensors`` file with its configuration in the header, which must be the manifest's.
+        A ``.safetensors`` file as training writes it; its configuration must be the manifest's but for the name.
+    facts : mapping
+        Facts of the entry (`Entry`'s fields) that neither the manifest nor the file's header has right.
     destination : path, optional
         Instead of the package's own place.
 
@@ -152,16 +161,19 @@ def put_in_package(known: Manifest, file: Path, destination: Path | None = None)
     """
     entry = known.entry(known.default)
     checkpoint = load_checkpoint(file)
-    if checkpoint.config != entry.config:
+    if replace(checkpoint.config, name=entry.name) != entry.config:
         raise CheckpointError(f"{file}: its configuration {checkpoint.config} is not the manifest's {entry.config}")
+    names = [f.name for f in fields(Entry) if f.name not in ("name", "config", "sources")]
+    if unknown := sorted(set(facts) - set(names)):
+        raise InvalidInputError(f"facts must be among {', '.join(names)}, got {', '.join(unknown)}")
+    told = {name: checkpoint.card[name] for name in names if name in checkpoint.card} | dict(facts)
+    entry = replace(entry, **told)
     source = next(source for source in entry.sources if source.kind == "package")
     target = destination or package_path(source)
-    if target.resolve() != file.resolve():
-        write_whole(target, file.read_bytes())
+    state, _ = read_safetensors(file)
+    save_weights(target, state, entry.config, checkpoint.card | entry.card())
     found = digests(target)
-    told = {f.name: checkpoint.card[f.name] for f in fields(Entry) if f.name in checkpoint.card}
-    known = with_entry(known, replace(entry, **told))
-    return with_source(known, entry.name, replace(source, size=found.size, sha256=found.sha256))
+    return with_source(with_entry(known, entry), entry.name, replace(source, size=found.size, sha256=found.sha256))
 
 
 def pin(known: Manifest, name: str) -> tuple[Manifest, Digests]:
@@ -190,6 +202,9 @@ def build_parser() -> argparse.ArgumentParser:
     hub.add_argument("--private", action="store_true")
     package = commands.add_parser("package", help="put the built-in checkpoint into the package and record it")
     package.add_argument("file", type=Path, metavar="FILE", help=".safetensors, as training writes it")
+    for fact in TEXT_FACTS:
+        package.add_argument(f"--{fact.replace('_', '-')}", metavar="TEXT", help="instead of what the file says")
+    package.add_argument("--mean-average-precision", type=float, metavar="MAP", help="on AudioSet's evaluation set")
     pinned = commands.add_parser("pin", help="fetch release files and record their digests")
     pinned.add_argument("names", nargs="+", metavar="NAME")
     return parser
@@ -198,7 +213,9 @@ def build_parser() -> argparse.ArgumentParser:
 def run(args: argparse.Namespace) -> None:
     known = parse(args.manifest.read_text(encoding="utf-8"), str(args.manifest))
     if args.command == "package":
-        write_manifest(put_in_package(known, args.file), args.manifest)
+        options = (*TEXT_FACTS, "mean_average_precision")
+        facts = {name: getattr(args, name) for name in options if getattr(args, name) is not None}
+        write_manifest(put_in_package(known, args.file, facts), args.manifest)
         return
     for name in args.names:  # one at a time, so that what succeeded is recorded whatever comes after
         if args.command == "hub":

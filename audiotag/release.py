@@ -129,10 +129,10 @@ def _lock(path: Path) -> Iterator[None]:
 
 def _fetch_locked(url: str, source: Source, path: Path) -> Digests:
     part = path.with_name(path.name + ".part")
-    if not source.verifiable:
-        part.unlink(missing_ok=True)  # without a digest nothing could tell a file patched together of two
     resumed = part.exists()
     for pause in (*PAUSES_S, None):
+        if not source.verifiable:
+            part.unlink(missing_ok=True)  # without a digest nothing could tell a file patched together of two
         try:
             _receive(url, source, part)
         except _Transient as error:

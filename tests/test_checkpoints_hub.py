@@ -432,22 +432,27 @@ def test_pinning_a_release_file(hub, manifest_file, cache, monkeypatch, tmp_path
 
 def test_putting_the_built_in_checkpoint_into_the_package(tmp_path):
     known = manifest()
-    config = known.entries[known.default].config
-    network = tiny_checkpoint("dymn").state
-    small = replace(config, network=replace(config.network, width=0.1))
-    facts = {"trained_on": "what it was", "mean_average_precision": 0.123, "metric_source": "ours", "elsewhere": 1}
-    save_weights(tmp_path / "new.safetensors", network, small, facts)
+    entry = known.entries[known.default]
+    small = replace(entry.config, network=replace(entry.config.network, width=0.1))
+    network = {name: t.half() if t.is_floating_point() else t for name, t in tiny_checkpoint("dymn").state.items()}
+    card = {"trained_on": "what it was", "mean_average_precision": 0.123, "metric_source": "ours", "teachers": ["a"]}
+    save_weights(tmp_path / "new.safetensors", network, replace(small, name="last run"), card)
     target = tmp_path / "data" / "built-in.safetensors"
     target.parent.mkdir()
     with pytest.raises(CheckpointError, match="is not the manifest's"):
-        publish.put_in_package(known, tmp_path / "new.safetensors", target)
+        publish.put_in_package(known, tmp_path / "new.safetensors", destination=target)
+    known = publish.with_entry(known, replace(entry, config=small))
+    with pytest.raises(InvalidInputError, match=r"facts must be among.*got colour"):
+        publish.put_in_package(known, tmp_path / "new.safetensors", {"colour": "red"}, target)
     assert not target.exists()
-    entry = replace(known.entries[known.default], config=small)
-    changed = publish.put_in_package(publish.with_entry(known, entry), tmp_path / "new.safetensors", target)
+    changed = publish.put_in_package(known, tmp_path / "new.safetensors", {"licence": "CC0-1.0"}, target)
     made = changed.entries[known.default]
-    assert target.read_bytes() == (tmp_path / "new.safetensors").read_bytes()
     assert (made.sources[0].size, made.sources[0].sha256) == digests(target)[:2]
-    assert made.trained_on == "what it was" and made.mean_average_precision == 0.123
+    assert (made.trained_on, made.mean_average_precision, made.licence) == ("what it was", 0.123, "CC0-1.0")
+    found = load_checkpoint(target)
+    assert found.config == small and found.card == {**made.card(), "teachers": ["a"]}
+    assert all(torch.equal(found.state[name], tensor.to(found.state[name].dtype)) for name, tensor in network.items())
+    assert publish.put_in_package(changed, target, destination=target) == changed  # in place, and nothing left to do
 
 
 def test_hub_source_is_added_where_there_was_none(folder):
