@@ -43,7 +43,8 @@ class AudioStream:
         self.source_rate_hz = reader.rate_hz
         self.channels = reader.channels
         self.target_rate_hz = target_rate_hz
-        self._reader: Reader | None = reader
+        self._reader = reader
+        self._spent = False
         self._warnings = reader.warnings
         self._start = round(start_s * reader.rate_hz)
         self._stop = None if stop_s is None else round(stop_s * reader.rate_hz)
@@ -71,9 +72,9 @@ class AudioStream:
         InvalidInputError
             The stream was closed or read before.
         """
-        reader, self._reader = self._reader, None
-        if reader is None:
+        if self._spent:
             raise InvalidInputError(f"{self.name}: this stream was read or closed; open_audio it again")
+        self._spent, reader = True, self._reader
         try:
             resampler = Resampler(reader.rate_hz, self.target_rate_hz)
             position = self._start
@@ -84,11 +85,9 @@ class AudioStream:
                 if len(resampled):
                     yield resampled
             if position == self._start:
-                raise AudioError(
-                    f"{self.name}: no samples could be read"
-                    + (f" from {self._start / self.source_rate_hz:g} s on" if self._start else "")
-                    + "; at least 1 sample is needed"
-                )
+                since = f" from {self._start / self.source_rate_hz:g} s on" if self._start else ""
+                why = "".join(f" ({text})" for text in self._warnings[:1])
+                raise AudioError(f"{self.name}: no samples could be read{since}{why}; at least 1 sample is needed")
             rest = resampler.finish()
             if len(rest):
                 yield rest
@@ -97,9 +96,8 @@ class AudioStream:
 
     def close(self) -> None:
         """Release the file; harmless to repeat."""
-        if self._reader is not None:
-            self._reader.close()
-            self._reader = None
+        self._spent = True
+        self._reader.close()
 
     def __enter__(self) -> AudioStream:
         return self

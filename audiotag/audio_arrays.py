@@ -95,7 +95,7 @@ def mix(samples: np.ndarray) -> np.ndarray:
         total = samples[0] + samples[1]
         for channel in samples[2:]:
             total += channel
-    total *= np.float32(1.0 / channels)
+    total /= np.float32(channels)
     return total
 
 
