@@ -12,7 +12,7 @@ import types
 import numpy as np
 import pytest
 
-from audiotag import Tagger, cli
+from audiotag import Tagger, cli, cli_listen
 from audiotag.convert import save_checkpoint
 
 from .tiny import RATE, sound, tiny_checkpoint
@@ -308,8 +308,20 @@ def test_a_microphone(monkeypatch, capsys, model, expected, pcm):
 
 @pytest.mark.skipif(os.name == "nt", reason="no such signals")
 def test_sigterm_at_a_microphone(monkeypatch, capsys, model, pcm):
+    told, say = threading.Event(), cli_listen._say
+
+    def heard(text):
+        say(text)
+        if "lost" in text:
+            told.set()
+
+    def terminate(microphone):
+        told.wait(60)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(cli_listen, "_say", heard)
     blocks = np.array_split((pcm / np.float32(32_768))[:, None], 44)
-    module = fake_sounddevice(blocks, lambda microphone: os.kill(os.getpid(), signal.SIGTERM), overflow=True)
+    module = fake_sounddevice(blocks, terminate, overflow=True)
     before = signal.getsignal(signal.SIGTERM)
     code, _, err = listen_to_microphone(monkeypatch, capsys, model, module, "--mic", "Fake", "--rate", "48000")
     assert code == 0 and "audio was lost" in err
