@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import os
 import re
 import shutil
@@ -20,13 +19,15 @@ from .audio_arrays import MAX_CHANNELS, mix
 from .audio_media import MediaReader, recognise
 from .audio_mp3 import Mp3Layout, OpenEnded, find_mp3, may_be_mp3, silenced_stderr
 from .errors import AudioError, InvalidInputError
+from .guarded_file import GuardedFile
 from .resample import HIGHEST_RATE_HZ, LOWEST_RATE_HZ
 
 BLOCK_VALUES = 1 << 17  # float32 values decoded at once: half a megabyte, within a core's cache
 UNKNOWN_FRAMES = 1 << 62  # libsndfile says 2**63 - 1 where a header leaves the length open
 
 _HEAD_BYTES = 1024
-_CHUNK_BYTES = 1 << 16
+_FIRST_SKIP = 4096  # frames; encoders make blocks of at most this many
+_MAX_GAPS = 100
 _MALFORMED = 3  # SF_ERR_MALFORMED_FILE
 
 # libsndfile's parse log: the size a header claims, then what the file has room for
@@ -144,64 +145,6 @@ def _open_otherwise(
     return reader
 
 
-class GuardedFile(io.RawIOBase):
-    """A seekable file whose failures are kept for later: an exception inside a C callback could only be printed."""
-
-    def __init__(self, file: BinaryIO, *, owned: bool) -> None:
-        super().__init__()
-        self.file, self._owned = file, owned
-        self._error: Exception | None = None
-        self.size = file.seek(0, os.SEEK_END)
-        self._position = 0
-        self._chunk, self._chunk_at = b"", 0
-
-    def raise_error(self, name: str) -> None:
-        """Raise what a callback had to keep, if anything."""
-        if self._error is not None:
-            raise AudioError(f"{name}: cannot be read: {self._error}") from self._error
-
-    def release(self) -> None:
-        """Close the file if it was opened here."""
-        if self._owned:
-            self.file.close()
-
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def tell(self) -> int:
-        return self._position
-
-    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        base = {os.SEEK_SET: 0, os.SEEK_CUR: self._position, os.SEEK_END: self.size}[whence]
-        self._position = max(0, base + offset)
-        return self._position
-
-    def readinto(self, buffer: Any) -> int:
-        # mpg123 asks for 4 bytes, then for a few hundred: one read of the file serves many of its questions
-        offset = self._position - self._chunk_at
-        if not 0 <= offset <= len(self._chunk) - len(buffer):
-            self._chunk_at, offset = self._position, 0
-            self._chunk = self._read_fully(max(_CHUNK_BYTES, len(buffer)))
-        count = min(len(buffer), len(self._chunk))
-        buffer[:count] = self._chunk[offset : offset + count]
-        self._position += count
-        return count
-
-    def _read_fully(self, wanted: int) -> bytes:
-        parts = []
-        try:
-            self.file.seek(self._position)
-            while wanted > 0 and (part := self.file.read(wanted)):
-                parts.append(part)
-                wanted -= len(part)
-        except Exception as error:
-            self._error = error
-        return b"".join(parts)
-
-
 class _ForwardSoundFile(soundfile.SoundFile):
     """After each read, SoundFile seeks to where it already is, which costs opus and mp3 more than the reading."""
 
@@ -245,10 +188,10 @@ class SoundFileReader:
         self._file, self._name = file, name
         self.warnings: list[str] = []
         self._quietly = silenced_stderr if quietly else nullcontext
-        bounded = mp3 is not None and (from_first_frame or not mp3.length_known)
-        handle = OpenEnded(file, mp3.begin, mp3.end) if mp3 is not None and bounded else _handle(file)
-        with self._quietly():
-            self._sound = _ForwardSoundFile(handle, closefd=False)
+        self._frames_only = mp3 if mp3 is not None and (from_first_frame or not mp3.length_known) else None
+        self._gaps: list[tuple[int, int]] = []
+        self._sound = self._open()
+        self._format, self._log = self._sound.format, self._sound.extra_info
         self.rate_hz, self.channels = self._sound.samplerate, self._sound.channels
         known = self._sound.frames < UNKNOWN_FRAMES and (mp3 is None or mp3.length_known)
         self.frames = self._sound.frames if known else None
@@ -257,6 +200,12 @@ class SoundFileReader:
         except AudioError:
             self._sound.close()
             raise
+
+    def _open(self) -> soundfile.SoundFile:
+        mp3 = self._frames_only
+        handle = self._file.for_libsndfile() if mp3 is None else OpenEnded(self._file, mp3.begin, mp3.end)
+        with self._quietly():
+            return _ForwardSoundFile(handle, closefd=False)
 
     def _check(self) -> None:
         if not LOWEST_RATE_HZ <= self.rate_hz <= HIGHEST_RATE_HZ:
@@ -277,6 +226,7 @@ class SoundFileReader:
         position = self._go_to(start)
         per_read = max(256, min(BLOCK_VALUES // self.channels, 4 * self.rate_hz))
         buffer = np.empty((per_read, self.channels), np.float32)
+        failure = None
         while stop is None or position < stop:
             wanted = per_read if stop is None else min(per_read, stop - position)
             frames, failure = self._read(buffer[:wanted])
@@ -285,18 +235,57 @@ class SoundFileReader:
                 # a single channel would be handed on as a view of the buffer, which the next read overwrites
                 yield mix(buffer[skipped:frames].T) if self.channels > 1 else buffer[skipped:frames, 0].copy()
             position += frames
-            if failure is not None or frames == 0:
-                self._note_missing(position, failure)
-                return
+            if failure is not None:
+                resumed = self._skip_damage(position)
+                resumed = resumed if stop is None else min(resumed, stop)
+                for begin in range(max(start, position), resumed, per_read):
+                    yield np.zeros(min(per_read, resumed - begin), np.float32)
+                frames, position = resumed - position, resumed
+            if frames == 0:
+                break
+        if stop is None or position < stop:
+            self._note_missing(position, failure)
+        self._note_gaps()
 
-    def _go_to(self, start: int) -> int:
-        if start == 0:
+    def _go_to(self, position: int) -> int:
+        if position == 0:
             return 0
         try:
             with self._quietly():
-                return self._sound.seek(start)
-        except soundfile.LibsndfileError:
-            return 0  # decode up to there instead
+                return self._sound.seek(position)
+        except soundfile.LibsndfileError as error:
+            self._file.raise_error(self._name)
+            raise AudioError(
+                f"{self._name}: cannot be read from {position / self.rate_hz:g} s on; it is damaged before or there "
+                f"({error.error_string.strip(' .')})"
+            ) from error
+
+    def _skip_damage(self, position: int) -> int:
+        """Where decoding can go on after it failed at ``position``, which it returns if nowhere."""
+        # One bad frame ends a FLAC decoder for good; a new one can start behind it. Other formats resynchronise alone.
+        if self._format != "FLAC" or self.frames is None or len(self._gaps) >= _MAX_GAPS:
+            return position
+        skip = _FIRST_SKIP
+        while position + skip < self.frames:
+            with suppress(soundfile.LibsndfileError):
+                self._sound.close()
+                self._sound = self._open()
+                self._sound.seek(position + skip)
+                if len(self._sound.read(1)):  # seeking alone may succeed where nothing can be decoded
+                    self._sound.seek(position + skip)
+                    self._gaps.append((position, position + skip))
+                    return position + skip
+            skip *= 2
+        return position
+
+    def _note_gaps(self) -> None:
+        if self._gaps:
+            seconds = sum(end - begin for begin, end in self._gaps) / self.rate_hz
+            others = f" and {len(self._gaps) - 1} other places" if len(self._gaps) > 1 else ""
+            self.warnings.append(
+                f"damaged at {self._gaps[0][0] / self.rate_hz:.3f} s{others}; "
+                f"{seconds:.3f} s could not be decoded and are taken as silence"
+            )
 
     def _read(self, buffer: np.ndarray) -> tuple[int, str | None]:
         # On an error soundfile does not say how many frames came before it; the mark shows.
@@ -307,25 +296,23 @@ class SoundFileReader:
         except soundfile.LibsndfileError as error:
             self._file.raise_error(self._name)
             bad = np.isnan(buffer).any(axis=1)
-            return (int(np.argmax(bad)) if bad.any() else len(buffer)), error.error_string.removeprefix(
-                "Error : "
-            ).strip(" .")
+            frames = int(np.argmax(bad)) if bad.any() else len(buffer)
+            return frames, error.error_string.removeprefix("Error : ").strip(" .")
         self._file.raise_error(self._name)
         return frames, None
 
     def _note_missing(self, decoded: int, failure: str | None) -> None:
         claimed = self.frames
-        log = self._sound.extra_info
-        sizes, counts = _CLAIMED.search(log), _CLAIMED_FRAMES.search(log)
+        sizes, counts = _CLAIMED.search(self._log), _CLAIMED_FRAMES.search(self._log)
         if counts:
             claimed = int(counts[2])
         elif sizes and 0 < int(sizes[2]) < int(sizes[1]) < _STREAMED_SIZE:
             claimed = decoded * int(sizes[1]) // int(sizes[2])
-        slack = _MP3_SLACK_FRAMES if self._sound.format == "MP3" else 0
+        slack = _MP3_SLACK_FRAMES if self._format == "MP3" else 0
         used = f"{decoded / self.rate_hz:.3f} s"
         if claimed is not None and decoded + slack < claimed:
             used += f" of {claimed / self.rate_hz:.3f} s"
-        elif failure is None and (self._sound.format != "OGG" or _ends_with_mark(self._file)):
+        elif failure is None and (self._format != "OGG" or _ends_with_mark(self._file)):
             return
         reason = f"decoding stopped: {failure}" if failure else "the file ends early"
         self.warnings.append(f"truncated or damaged ({reason}); {used} could be read and are used")
@@ -345,13 +332,3 @@ def _ends_with_mark(file: GuardedFile) -> bool:
         return False
     lengths = tail[start + 27 : start + 27 + tail[start + 26]]
     return bool(tail[start + 5] & 4) and len(tail) >= start + 27 + tail[start + 26] + sum(lengths)
-
-
-def _handle(file: GuardedFile) -> Any:
-    # A descriptor spares a callback into Python, and a wait for the interpreter's lock, every few kilobytes; on Windows
-    # descriptors do not cross C runtimes. Without a path libsndfile cannot be misled by the file's name.
-    if os.name == "posix" and isinstance(file.file, io.FileIO):
-        file.file.seek(0)
-        return file.file.fileno()
-    file.seek(0)
-    return file
