@@ -174,8 +174,9 @@ class Journal:
         size = self.assembling.stat().st_size
         os.replace(self.assembling, self.output)
         if self.resume:
-            write_json(self._run, {**self.fingerprint, "complete": {"size_bytes": size, **told}})
-            os.replace(self._run, note)
+            written = self.folder / "complete.json"
+            write_json(written, {**self.fingerprint, "complete": {"size_bytes": size, **told}})
+            os.replace(written, note)
         self.close()
         shutil.rmtree(self.folder)
 

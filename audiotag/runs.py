@@ -139,7 +139,7 @@ class Reporter:
         """Show progress through these inputs, if there are several or it is a long one."""
         self._total = plan.inputs
         if self._terminal:
-            form = "{desc} |{bar}| {percentage:3.0f}% {postfix} [{elapsed}<{remaining}]"
+            form = "{desc} |{bar}| {percentage:3.0f}%{postfix} [{elapsed}<{remaining}]"
             self._bar = tqdm(total=plan.size_bytes, bar_format=form, leave=False, delay=0.5, dynamic_ncols=True)
 
     def before(self, item: Input, entry: Entry | None) -> None:
@@ -233,6 +233,7 @@ def to_file(
     """
     fingerprint = {**task.fingerprint, "inputs": asked}
     if resume and (told := complete(output, fingerprint)) is not None:
+        Journal(output, fingerprint, resume=False).discard()  # a run killed at its very end leaves its folder
         reporter.tell(f"{output} is complete: {told['inputs']:,} files, {told['failed']:,} failed; nothing to do")
         return 1 if told["failed"] else 0
     journal = Journal(output, fingerprint, resume=resume)
@@ -243,7 +244,11 @@ def to_file(
                 f"{journal.folder} held an unfinished run that --resume would have gone on with; starting anew"
             )
         journal.begin(reporter.finding(inputs), task.batch_size)
-        _check_one(task, journal.plan, str(output))
+        try:
+            _check_one(task, journal.plan, str(output))
+        except InvalidInputError:
+            journal.discard()
+            raise
         reporter.start(journal.plan)
         remaining = iter(journal.plan)
         for entry in journal.entries():
