@@ -253,6 +253,18 @@ def test_events_of_an_ideal_network():
     assert (first.onset_s, first.offset_s) == (7, 20)
 
 
+def test_an_event_lasts_while_half_of_its_threshold_is_kept():
+    scores = np.zeros((7, 4), np.float32)
+    scores[:, 0] = [0.14, 0.16, 0.31, 0.16, 0.14, 0.12, 0.12]
+    prediction = predicted(scores, window_s=1.0, hop_s=1.0)
+
+    def found(*threshold, **options):
+        return [(event.onset_s, event.offset_s) for event in prediction.events(*threshold, **options)]
+
+    assert found() == found(0.3) == found(0.3, off=0.15) == found({"calm": 0.3})
+    assert found() == [(1, 4)] and found(off=0.3) == [(2, 3)] and found(0.2) == [(0, 6.5)]
+
+
 def test_events_of_one_window():
     prediction = predicted([[0.1, 0.2, 0.3, 0.7]], window_s=3.3)
     assert [dataclasses.astuple(e) for e in prediction.events(0.3)] == [
