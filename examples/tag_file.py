@@ -5,7 +5,7 @@ from pathlib import Path
 
 from audiotag import Tagger
 
-path = sys.argv[1] if len(sys.argv) > 1 else Path(__file__).with_name("metro_station.flac")
+path = sys.argv[1] if len(sys.argv) > 1 else Path(__file__).with_name("train_jet_saw.ogg")
 checkpoint = sys.argv[2] if len(sys.argv) > 2 else None  # None: the one inside the package
 
 tagger = Tagger.from_pretrained(checkpoint)

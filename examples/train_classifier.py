@@ -31,7 +31,7 @@ for path, result in tagger.embed_each(files, layer="mid"):  # "mid": the layers 
 
 names, counts = np.unique(classes, return_counts=True)
 if len(names) < 2 or counts.min() < 2:
-    sys.exit(f"{folder}: need at least two classes with two readable files each, found {dict(zip(names, counts))}")
+    sys.exit(f"{folder}: need at least two classes with two readable files each, found {sorted(set(classes))}")
 
 classifier = make_pipeline(StandardScaler(), LogisticRegression(max_iter=2000))
 folds = StratifiedKFold(min(5, int(counts.min())), shuffle=True, random_state=0)
