@@ -48,9 +48,9 @@ def main(seed: int, megabytes: int) -> None:
         for line in sys.stdin:
             number = int(line)
             before = os.fstat(2).st_size
-            started = time.perf_counter()
+            started = time.process_time()
             answer = {"case": number, **_read(seed, number, Path(folder))}
-            answer["seconds"] = time.perf_counter() - started
+            answer["seconds"] = time.process_time() - started
             answer["noise"] = os.pread(2, 500, before).decode(errors="replace")
             print(json.dumps(answer), flush=True)
 
