@@ -28,6 +28,7 @@ log = logging.getLogger(__name__)
 
 FORMAT_VERSION = 1  # of config.json, which the safetensors header repeats
 HEADER_KEY = "audiotag"
+N_AUDIOSET_LABELS = 527
 PT_SUFFIXES = (".pt", ".pth", ".ckpt", ".bin")
 REPOSITORY_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
@@ -247,7 +248,13 @@ def parse_config(text: str, where: str) -> tuple[CheckpointConfig, dict[str, Any
         plain.pop("library_name", None)
         if not isinstance(card, dict):
             raise InvalidInputError(f"card must be a JSON object, got {type(card).__name__}")
-        return CheckpointConfig.from_dict(plain), card
+        config = CheckpointConfig.from_dict(plain)
+        if config.labels is None and config.network.n_labels != N_AUDIOSET_LABELS:
+            given = config.network.n_labels
+            raise InvalidInputError(
+                f"labels null means AudioSet's {N_AUDIOSET_LABELS}, got n_labels {given}; name them"
+            )
+        return config, card
     except (ValueError, TypeError, AudiotagError, RecursionError) as error:
         raise CheckpointError(f"{where}: {error}") from error
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
@@ -58,8 +59,8 @@ class NetworkConfig:
         for name, allowed in (("architecture", ARCHITECTURES), ("head", HEADS), ("dynamic_blocks", DYNAMIC_BLOCKS)):
             if getattr(self, name) not in allowed:
                 raise InvalidInputError(f"{name} must be one of {', '.join(allowed)}, got {getattr(self, name)!r}")
-        if not self.width > 0:
-            raise InvalidInputError(f"width must be positive, got {self.width!r}")
+        if not 0 < self.width < math.inf:
+            raise InvalidInputError(f"width must be positive and finite, got {self.width!r}")
         if not isinstance(self.n_labels, int) or self.n_labels < 1:
             raise InvalidInputError(f"n_labels must be a positive integer, got {self.n_labels!r}")
         if not self.temperature > 0:
@@ -84,9 +85,13 @@ class CheckpointConfig:
     labels: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
-        if not self.window_s > 0:
-            raise InvalidInputError(f"window_s must be positive, got {self.window_s!r}")
+        if not isinstance(self.name, str):
+            raise InvalidInputError(f"name must be a string, got {self.name!r}")
+        if not 0 < self.window_s < math.inf:
+            raise InvalidInputError(f"window_s must be positive and finite, got {self.window_s!r}")
         if self.labels is not None:
+            if isinstance(self.labels, str) or not all(isinstance(label, str) for label in self.labels):
+                raise InvalidInputError(f"labels must be a list of names, got {str(self.labels)[:80]!r}")
             object.__setattr__(self, "labels", tuple(self.labels))
             if len(self.labels) != self.network.n_labels:
                 raise InvalidInputError(f"{len(self.labels)} labels for a network with {self.network.n_labels} outputs")

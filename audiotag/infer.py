@@ -28,9 +28,18 @@ STRIDES = {"s2221": (2, 2, 2, 1), "s2211": (2, 2, 1, 1)}
 
 @functools.lru_cache(maxsize=64)
 def expected_shapes(config: NetworkConfig) -> Shapes:
-    """Names and shapes of the state dict of `config`'s network, without allocating it."""
-    with torch.device("meta"):
-        shapes = {name: tuple(tensor.shape) for name, tensor in build_network(config).state_dict().items()}
+    """Names and shapes of the state dict of `config`'s network, without allocating it.
+
+    Raises
+    ------
+    CheckpointError
+        If its sizes are beyond what a tensor can have.
+    """
+    try:
+        with torch.device("meta"):
+            shapes = {name: tuple(tensor.shape) for name, tensor in build_network(config).state_dict().items()}
+    except (RuntimeError, ValueError, TypeError, OverflowError) as error:
+        raise CheckpointError(f"no network can be built with {config} ({error}); correct its configuration") from error
     return MappingProxyType(shapes)
 
 

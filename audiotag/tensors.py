@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import pickle
-import zipfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -22,6 +21,7 @@ from .config import NetworkConfig
 from .errors import CheckpointError, DownloadError
 from .infer import expected_shapes
 
+ZIP_MAGIC = b"PK\x03\x04"
 SHOWN = 3  # names listed in an error before "..."
 NESTING = ("state_dict", "model_state_dict", "model", "network", "net")
 PREFIXES = ("module.", "_orig_mod.", "model.", "network.", "net.")
@@ -74,7 +74,8 @@ def read_pt(path: Path) -> dict[str, Tensor]:
         If it cannot be read, holds code or other objects, or no state dict.
     """
     try:
-        is_zip = zipfile.is_zipfile(path) and path.open("rb").read(2) == b"PK"
+        with path.open("rb") as file:
+            is_zip = file.read(len(ZIP_MAGIC)) == ZIP_MAGIC  # what torch.load looks at, too
     except OSError as error:
         raise CheckpointError(f"{path}: cannot be read ({error.strerror or error})") from error
     if not is_zip:

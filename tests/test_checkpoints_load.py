@@ -381,6 +381,38 @@ def test_broken_config(tiny, tmp_path, text, named):
         load_checkpoint(folder)
 
 
+@pytest.mark.parametrize(
+    ("part", "key", "value", "named"),
+    [
+        ("network", "width", float("inf"), "width must be positive and finite"),
+        ("network", "width", float("nan"), "width must be positive and finite"),
+        ("network", "width", 1e9, "no network can be built"),
+        ("network", "width", 1e300, "no network can be built"),
+        ("network", "n_labels", 10**30, "labels null means AudioSet's 527, got n_labels 1000"),
+        ("network", "strides", "2222", "strides must be"),
+        ("network", "head", ["mlp"], "head must be one of"),
+        ("network", "temperature", None, "not supported between"),
+        ("frontend", "fmax_hz", float("nan"), "need 0 <= fmin_hz"),
+        ("frontend", "hop_samples", 1.5, "hop_samples must be a positive integer"),
+        (None, "window_s", float("inf"), "window_s must be positive and finite"),
+        (None, "labels", "abcde", "labels must be a list of names"),
+        (None, "labels", [1, 2, 3, 4, 5], "labels must be a list of names"),
+        (None, "labels", ["a"], "1 labels for a network with 5 outputs"),
+        (None, "name", 5, "name must be a string"),
+        (None, "network", None, "NetworkConfig must be a mapping"),
+    ],
+)
+def test_config_values_that_cannot_be(tiny, tmp_path, part, key, value, named):
+    plain = tiny.config.to_dict()
+    (plain if part is None else plain[part])[key] = value
+    if key != "labels":
+        plain["labels"] = None if key == "n_labels" else plain["labels"]
+    (tmp_path / "config.json").write_text(json.dumps({"format_version": 1, **plain}))
+    save_file(tiny.state, tmp_path / "model.safetensors")
+    with pytest.raises(CheckpointError, match=named):
+        load_checkpoint(tmp_path)
+
+
 def test_config_of_another_network(tiny, tmp_path):
     folder = save_checkpoint(tiny, tmp_path / "x")
     plain = json.loads((folder / "config.json").read_text())
