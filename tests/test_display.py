@@ -1,6 +1,6 @@
 """How scores, times and names are written."""
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from audiotag.display import bar, clock, columns, fit, printable, text_table
@@ -17,12 +17,14 @@ def test_clock():
     assert clock(61.5, decimals=0) == "1:02" and clock(61, decimals=0, hours=True) == "0:01:01"
 
 
+@settings(deadline=None)
 @given(st.floats(0, 1), st.integers(1, 40))
 def test_bars_are_as_long_as_their_scores(score, length):
     eighths = sum(8 if c == "█" else " ▏▎▍▌▋▊▉".index(c) for c in bar(score, length))
     assert eighths == round(score * length * 8) and len(bar(score, length, blocks=False)) == round(score * length)
 
 
+@settings(deadline=None)
 @given(st.text(max_size=30), st.integers(1, 20))
 def test_fit_is_exactly_as_wide(text, width):
     assert columns(fit(text, width)) == width
@@ -30,6 +32,7 @@ def test_fit_is_exactly_as_wide(text, width):
         assert fit(text, width).rstrip(" ") == text.rstrip(" ")
 
 
+@settings(deadline=None)
 @given(st.text())
 def test_printable_text_is_one_line_of_unicode(text):
     shown = printable(text)

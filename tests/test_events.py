@@ -107,6 +107,7 @@ def slow_median(column, steps):
     return [sorted(padded[i : i + steps])[half] for i in range(len(column))]
 
 
+@settings(deadline=None)
 @given(st.lists(st.integers(0, 9), min_size=1, max_size=20), st.sampled_from([1, 3, 5, 7, 25]))
 def test_the_running_median_is_that_of_the_slow_loop(column, steps):
     assert smooth(np.array(column, float)[:, None], steps)[:, 0].tolist() == slow_median(column, steps)
