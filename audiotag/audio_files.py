@@ -205,7 +205,7 @@ class SoundFileReader:
         mp3 = self._frames_only
         handle = self._file.for_libsndfile() if mp3 is None else OpenEnded(self._file, mp3.begin, mp3.end)
         with self._quietly():
-            return _ForwardSoundFile(handle, closefd=False)
+            return _ForwardSoundFile(handle, closefd=True)
 
     def _check(self) -> None:
         if not LOWEST_RATE_HZ <= self.rate_hz <= HIGHEST_RATE_HZ:

@@ -69,11 +69,12 @@ class GuardedFile(io.RawIOBase):
         return b"".join(parts)
 
     def for_libsndfile(self) -> Any:
-        """What to give to libsndfile, at the beginning of the file: a descriptor where that is possible, or this."""
+        """What to give to libsndfile, at the beginning of the file, for it to close: a descriptor, or this object."""
         # A descriptor spares a callback into Python, and a wait for the interpreter's lock, every few kilobytes; on
         # Windows descriptors do not cross C runtimes. Without a path no file name can mislead libsndfile.
         if os.name == "posix" and isinstance(self.file, io.FileIO):
             self.file.seek(0)
-            return self.file.fileno()
+            # one of its own: libsndfile 1.2.0 closes what it cannot open even when told not to
+            return os.dup(self.file.fileno())
         self.seek(0)
         return self

@@ -9,7 +9,7 @@ import socket
 import sys
 import tracemalloc
 from collections.abc import Iterator
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
@@ -326,6 +326,24 @@ def test_paths_that_are_no_recordings(odd_paths: dict[str, Path], name: str, mes
     with pytest.raises(AudioError, match=message) as caught:
         open_audio(odd_paths[name], target_rate_hz=TARGET)
     assert str(caught.value).startswith(f"{odd_paths[name]}: ")
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="counts open files as Linux shows them")
+def test_no_file_is_left_open_or_closed_twice(odd_paths: dict[str, Path], tmp_path: Path) -> None:
+    good = tmp_path / "good.flac"
+    good.write_bytes(encode("FLAC"))
+
+    def is_open() -> set[str]:
+        return {os.readlink(link) for link in Path("/proc/self/fd").iterdir() if link.is_symlink()}
+
+    with open(tmp_path / "bystander", "wb") as bystander:
+        for path in (*odd_paths.values(), good, *odd_paths.values()):
+            with suppress(AudioError):
+                read(path)
+            with suppress(AudioError):
+                open_audio(path, target_rate_hz=TARGET).close()
+            os.fstat(bystander.fileno())
+        assert [name for name in is_open() if str(tmp_path) in name] == [bystander.name]
 
 
 def test_missing_files_and_addresses() -> None:
