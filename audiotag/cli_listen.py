@@ -31,6 +31,12 @@ MIC_QUEUE_S = 60  # audio kept while scoring is behind; what comes on top is los
 # What other things on standard input begin with; as samples they would be noise, and tagged as such.
 HEADERS = {b"RIFF": "WAV", b"RF64": "WAV", b"fLaC": "FLAC", b"OggS": "Ogg", b"ID3": "MP3", b"FORM": "AIFF"}
 
+DESCRIPTION = """\
+Say what happens in live audio, as it starts and ends. Every hop the last 10 s are scored (the window of most
+checkpoints). An event starts when its score reaches --on and ends when it falls below --off; the end is known when
+the sound has left the window, so it is reported later. The input's end, Ctrl-C and SIGTERM end what is open; the exit
+code is 0.
+"""
 EXAMPLES = """\
 examples:
   ffmpeg -i URL -f s16le -ac 1 -ar 16000 - | audiotag listen --rate 16000
@@ -44,8 +50,7 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
     parser = commands.add_parser(
         "listen",
         help="events in live audio from standard input or a microphone",
-        description="Say what happens in live audio, as it starts and ends. Every hop the last 10 s are scored (the "
-        "window of most checkpoints). The input's end, Ctrl-C and SIGTERM end the open events; the exit code is 0.",
+        description=DESCRIPTION,
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -82,7 +87,9 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
     add_labels(events)
     output = parser.add_argument_group("output")
     output.add_argument("--format", choices=("text", "jsonl"), default="text", help="(default: text)")
-    output.add_argument("--clock", action="store_true", help="local time of day instead of time since the start")
+    output.add_argument(
+        "--clock", action="store_true", help="local time of day instead of time since the start; for live input"
+    )
     output.add_argument("--top", type=int, default=0, metavar="N", help="also the best N labels of every window")
     add_model(parser)
     parser.set_defaults(run=run)
