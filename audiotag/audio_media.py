@@ -10,6 +10,7 @@ import numpy as np
 
 from .audio_arrays import MAX_CHANNELS, mix
 from .errors import AudioError, MissingDependencyError
+from .guarded_file import GuardedFile
 from .resample import HIGHEST_RATE_HZ, LOWEST_RATE_HZ
 
 INSTALL = 'pip install "audiotag-dymn[media]"'
@@ -65,7 +66,7 @@ class MediaReader:
     Parameters
     ----------
     file
-        Seekable binary file with ``release``, which `close` calls.
+        The whole file; `close` releases it.
     name, kind
         The source's name and container, for messages.
 
@@ -77,7 +78,7 @@ class MediaReader:
         The container cannot be opened or has no usable sound track.
     """
 
-    def __init__(self, file: Any, name: str, kind: str) -> None:
+    def __init__(self, file: GuardedFile, name: str, kind: str) -> None:
         try:
             import av
         except ImportError as error:
@@ -88,7 +89,7 @@ class MediaReader:
         self.warnings: list[str] = []
         file.seek(0)
         try:
-            self._container = av.open(file, options={"format_whitelist": DEMUXERS}, metadata_errors="ignore")
+            self._container = av.open(file, "r", options={"format_whitelist": DEMUXERS}, metadata_errors="ignore")
         except (av.FFmpegError, OSError, ValueError) as error:
             raise AudioError(f"{name}: {kind}, but it cannot be decoded ({_reason(error)}); is it whole?") from error
         try:
@@ -126,6 +127,7 @@ class MediaReader:
             position = end
             if stop is not None and position >= stop:
                 return
+        self._file.raise_error(self._name)
         missing_s = self._claimed_s - position / self.rate_hz
         if missing_s > max(0.5, 0.01 * self._claimed_s):
             self.warnings.append(

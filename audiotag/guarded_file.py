@@ -18,7 +18,8 @@ class GuardedFile(io.RawIOBase):
         super().__init__()
         self.file, self._owned = file, owned
         self._error: Exception | None = None
-        self.size = file.seek(0, os.SEEK_END)
+        file.seek(0, os.SEEK_END)
+        self.size = file.tell()
         self._position = 0
         self._chunk, self._chunk_at = b"", 0
 

@@ -69,6 +69,20 @@ def test_a_truncated_container_says_how_much_was_there() -> None:
     assert "truncated or damaged" in stream.warnings[0] and "of 3.0" in stream.warnings[0]
 
 
+def test_a_container_whose_file_fails_is_an_error_and_nothing_is_printed(capfd: pytest.CaptureFixture[str]) -> None:
+    data = encode("matroska", "pcm_s16le", 44_100)
+
+    class Failing(io.BytesIO):
+        def read(self, size: int | None = -1) -> bytes:
+            if self.tell() > len(data) // 2:
+                raise OSError("the disk went away")
+            return super().read(size)
+
+    with pytest.raises(AudioError, match=r"<file>: .*the disk went away"):
+        load_audio(Failing(data), target_rate_hz=TARGET)
+    assert capfd.readouterr().err == ""
+
+
 def test_a_part_of_a_container() -> None:
     data = encode("matroska", "pcm_s16le", TARGET)
     with open_audio(data, target_rate_hz=TARGET, start_s=1.0, stop_s=1.5) as stream:
