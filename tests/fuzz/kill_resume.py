@@ -2,10 +2,12 @@
 
     python -m tests.fuzz.kill_resume --times 50 --seed 0
 
-Every case starts ``audiotag tag`` (or embed) on the same folder, ends it by SIGKILL or SIGINT at a random moment, more
-than once in some cases, resumes it to its end and compares every byte. Moments are spread over the whole life of the
-process: some before the first input is done, most in the middle, some while the output is put together. The processes
-are forks of one that has imported torch and run nothing, with one thread, for importing takes longer than a case.
+Every case runs ``audiotag tag``, ``events`` or ``embed`` on the same folder and ends it at random moments, up to four
+times, then lets it come to its end and compares every byte. A run is ended in three ways: by SIGKILL when a number of
+inputs is done; after a number of seconds of its own processor time, uniform over what a whole run takes, by SIGPROF,
+whose default action ends a process as suddenly as SIGKILL; and after such a time by SIGINT, as Ctrl-C sends it. The
+processes are forks of one that has imported torch and run nothing, with one thread, for importing takes longer than a
+case.
 """
 
 from __future__ import annotations
@@ -62,12 +64,16 @@ def command(kind: tuple[str, str], model: Path, inputs: Path, output: Path) -> l
 class Process:
     """A fork that runs the command; what it writes on stderr is kept."""
 
-    def __init__(self, words: list[str]) -> None:
+    def __init__(self, words: list[str], sent: str = "", after_s: float = 0.0) -> None:
         self._told = tempfile.TemporaryFile("w+")  # noqa: SIM115
         self.returncode: int | None = None
         self.pid = os.fork()
         if self.pid == 0:
             try:
+                if sent == "SIGINT":
+                    signal.signal(signal.SIGPROF, lambda *_: os.kill(os.getpid(), signal.SIGINT))
+                if sent in ("SIGINT", "SIGPROF"):
+                    signal.setitimer(signal.ITIMER_PROF, after_s)
                 os.dup2(self._told.fileno(), 2)
                 sys.stderr = open(2, "w", closefd=False)  # noqa: SIM115
                 code = cli.main(words)
@@ -82,15 +88,14 @@ class Process:
 
     def _wait(self, how: int) -> int | None:
         if self.returncode is None:
-            pid, status = os.waitpid(self.pid, how)
+            pid, status, used = os.wait4(self.pid, how)
             if pid:
                 self.returncode = os.waitstatus_to_exitcode(status)
+                self.used_s = used.ru_utime + used.ru_stime
         return self.returncode
 
-    def end(self, sent: signal.Signals | None = None) -> str:
-        """Send a signal, if it still runs, wait, and return what it told."""
-        if sent is not None and self.poll() is None:
-            os.kill(self.pid, sent)
+    def end(self) -> str:
+        """Wait, and return what it told."""
         self._wait(0)
         self._told.seek(0)
         told = self._told.read()
@@ -116,38 +121,42 @@ def contents(output: Path) -> dict[str, bytes]:
     return {str(path.relative_to(output)): path.read_bytes() for path in files}
 
 
-def case(kind: tuple[str, str], model: Path, inputs: Path, folder: Path, count: int, rng: random.Random) -> list[str]:
-    """One run, killed and resumed until it is through; returns what was done to it.
+def case(words: list[str], output: Path, count: int, whole_s: float, rng: random.Random) -> list[str]:
+    """One run, ended and resumed until it is through; returns what was done to it.
 
     Raises
     ------
     AssertionError
         An input was done twice or lost, or a signal was not answered as it should be.
     """
-    output = folder / kind[1]
-    words = command(kind, model, inputs, output)
     story = []
     for _ in range(rng.randint(1, MOST_KILLS)):
         before = done_so_far(output)
-        process = Process(words)
-        if rng.random() < 0.2:  # while the checkpoint is loaded and the files are found, or soon after
-            time.sleep(rng.uniform(0, 1))
-            moment = "by time"
-        else:  # at a moment counted in inputs done, the last of them while the output is put together
+        sent = rng.choice(("SIGKILL", "SIGPROF", "SIGINT"))
+        if sent == "SIGKILL":
             aim = rng.randint(before, count)
+            process = Process(words)
             while process.poll() is None and done_so_far(output) < aim:
                 time.sleep(0.002)
-            time.sleep(rng.uniform(0, 0.02))
-            moment = f"at {aim}"
-        sent = rng.choice((signal.SIGKILL, signal.SIGINT))
-        told = process.end(sent)
-        story.append(f"{sent.name} {moment}: exit {process.returncode}, {done_so_far(output)} done")
-        expected = (-9, 0, 1) if sent is signal.SIGKILL else (130, 0, 1)
-        assert process.returncode in expected, f"{story}: {told}"
+            if process.poll() is None:
+                os.kill(process.pid, signal.SIGKILL)
+            moment = f"at {aim} done"
+        else:
+            left_s = whole_s * (1 - 0.8 * before / count)  # loading the checkpoint is a fifth of it
+            after_s = rng.uniform(0.1, max(left_s, 0.2))  # parsing the command line is not what is tested
+            process = Process(words, sent, after_s)
+            moment = f"after {after_s:.3f} s"
+        told = process.end()
+        story.append(f"{sent} {moment}: exit {process.returncode}, {done_so_far(output)} done")
+        expected = {"SIGKILL": -signal.SIGKILL, "SIGPROF": -signal.SIGPROF, "SIGINT": 130}[sent]
+        assert process.returncode in (expected, 1), f"{story}: {told}"
         if process.returncode == 130 and "files are done" in told:
             assert "--resume goes on" in told, told
-        if output.exists() and output.suffix:
+        assert process.returncode != 1 or output.exists(), f"{story}: {told}"
+        if process.returncode == 1:
             break  # it came to its end before the signal
+        if output.suffix and output.exists():
+            break  # the signal came between the output's appearance and the end
         assert done_so_far(output) >= before, f"lost what was done: {story}"
     kept = done_so_far(output)
     process = Process(words)
@@ -177,18 +186,20 @@ def run(cases: range, seed: int, count: int) -> Counter[str]:
             os._exit(0)
         os.waitpid(maker, 0)
         whole: dict[str, dict[str, bytes]] = {}
+        whole_s: dict[str, float] = {}
         for number in cases:
             rng = random.Random(f"{seed}/{number}")
             kind = KINDS[number % len(KINDS)]
             if kind[1] not in whole:
-                undisturbed = folder / "whole"
-                process = Process(command(kind, model, inputs, undisturbed / kind[1]))
+                undisturbed = folder / "whole" / kind[1]
+                process = Process(command(kind, model, inputs, undisturbed))
                 told = process.end()
                 assert process.returncode == 1, told
-                whole[kind[1]] = contents(undisturbed / kind[1])
+                whole[kind[1]], whole_s[kind[1]] = contents(undisturbed), process.used_s
             place = folder / "case"
             place.mkdir()
-            story = case(kind, model, inputs, place, count, rng)
+            words = command(kind, model, inputs, place / kind[1])
+            story = case(words, place / kind[1], count, whole_s[kind[1]], rng)
             found = contents(place / kind[1])
             differing = [path for path in {**found, **whole[kind[1]]} if found.get(path) != whole[kind[1]].get(path)]
             assert not differing, f"case {number} of seed {seed}, {kind}: {differing[:5]} differ after {story}"
@@ -207,9 +218,10 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--files", type=int, default=150, help="inputs of each run")
     args = parser.parse_args()
+    cli.build_parser()  # imports what the command line needs
     began = time.monotonic()
     ends = run(range(args.first, args.first + args.times), args.seed, args.files)
-    kills = sum(ends.values())
+    kills = sum(number for end, number in ends.items() if not end.endswith("exit 1"))
     print(f"{args.times} runs of {args.files} files, {kills} kills, in {time.monotonic() - began:.0f} s: all equal")
     print(json.dumps(dict(ends.most_common())))
 
