@@ -1,0 +1,1 @@
+"""Distillation and fine-tuning; nothing in the inference line imports this package."""

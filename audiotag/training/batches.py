@@ -1,0 +1,111 @@
+"""Batches for training: each a function of seed, process and step alone, so that a run can stop and go on anywhere."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import IterableDataset, get_worker_info
+
+from ..errors import InvalidInputError
+from .pieces import Mixer, PieceBank, rarity_weights
+from .recipes import Recipe
+
+LABELS_FILE, LOGITS_FILE = "labels.npy", "teacher_logits.npy"
+
+
+def read_split(folder: str | Path, split: str) -> np.ndarray:
+    """Indices of a bank's pieces that belong to a split.
+
+    Raises
+    ------
+    InvalidInputError
+        If no piece does; the message lists the splits there are.
+    """
+    with np.load(Path(folder) / "pieces.npz") as places:
+        splits = places["split"]
+    found = np.flatnonzero(splits == split)
+    if not len(found):
+        raise InvalidInputError(
+            f"{folder}: no piece of split {split!r}; there are {', '.join(sorted(set(splits.tolist())))}"
+        )
+    return found
+
+
+def read_table(folder: str | Path, name: str) -> np.ndarray | None:
+    """``labels.npy`` or ``teacher_logits.npy`` of a bank, (pieces, labels), or None."""
+    path = Path(folder) / name
+    return np.load(path, allow_pickle=False) if path.is_file() else None
+
+
+class Batches(IterableDataset):
+    """Endless batches from a step on: waveform (B, samples), and where known labels and scores, both (B, labels).
+
+    Parameters
+    ----------
+    bank : PieceBank
+        Of the pieces to train on.
+    logits, labels : ndarray or None
+        (pieces, labels): a teacher's logits and the labels of those pieces. One of them balances the sampling; with
+        neither, all pieces are drawn alike. Batches carry them only where the recipe is offline, since a mixture of
+        pieces has no scores but the ones an online teacher gives it.
+    """
+
+    def __init__(
+        self,
+        bank: PieceBank,
+        recipe: Recipe,
+        *,
+        logits: np.ndarray | None = None,
+        labels: np.ndarray | None = None,
+        seed: int = 0,
+        process: int = 0,
+        sample_rate_hz: int = 32_000,
+    ) -> None:
+        if recipe.offline and logits is None:
+            raise InvalidInputError(f"recipe {recipe.name} needs the teacher's logits of every piece in {LOGITS_FILE}")
+        if recipe.label_share and labels is None:
+            raise InvalidInputError(f"recipe {recipe.name} needs labels: give `audiotag train prepare` a table of them")
+        self.recipe, self.seed, self.process, self.sample_rate_hz = recipe, seed, process, sample_rate_hz
+        self.bank, self.logits, self.labels = bank, logits, labels
+        presence = (
+            labels if labels is not None else None if logits is None else 1 / (1 + np.exp(-logits.astype(np.float32)))
+        )
+        weights = rarity_weights(presence) if presence is not None else np.full(len(bank), 1 / len(bank))
+        self.weights = np.where(bank.length > 0, weights, 0.0)
+        self.mixer = Mixer(bank, self.weights, recipe.mix, sample_rate_hz=sample_rate_hz)
+        self.first_step = 0
+
+    def __iter__(self) -> Iterator[dict[str, Tensor]]:
+        worker = get_worker_info()
+        step, stride = self.first_step, 1
+        if worker is not None:  # workers take turns, so batches still come in the order of their steps
+            step, stride = step + worker.id, worker.num_workers
+        while True:
+            yield self.batch(step)
+            step += stride
+
+    def batch(self, step: int) -> dict[str, Tensor]:
+        """The batch of a step."""
+        phase, _ = self.recipe.at(step)
+        rng = np.random.default_rng([self.seed, self.process, step])
+        samples = round(phase.clip_s * self.sample_rate_hz)
+        if not self.recipe.offline:
+            return {"waveform": torch.from_numpy(self.mixer.clips(rng, phase.batch_size, samples))}
+        picks = rng.choice(len(self.bank), phase.batch_size, p=self.weights / self.weights.sum())
+        waveforms = np.stack([self._whole(rng, int(pick), samples) for pick in picks])
+        batch = {"waveform": torch.from_numpy(waveforms)}
+        assert self.logits is not None
+        batch["logits"] = torch.from_numpy(self.logits[picks].astype(np.float32))
+        if self.labels is not None:
+            batch["labels"] = torch.from_numpy(self.labels[picks].astype(np.float32))
+        return batch
+
+    def _whole(self, rng: np.random.Generator, pick: int, samples: int) -> np.ndarray:
+        """A piece tiled to the clip's length, turned and scaled: its scores, computed beforehand, still hold."""
+        turned = np.roll(np.resize(self.bank[pick], samples), int(rng.integers(0, samples)))
+        gain = 10 ** (rng.uniform(*self.recipe.mix.gain_db) / 20)
+        return np.clip(turned * gain, -1, 1).astype(np.float32)

@@ -1,0 +1,200 @@
+"""Audio to learn from: pieces decoded once to a memory map, sampled by rarity, mixed into endless fresh clips."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from ..errors import InvalidInputError
+
+PCM_FILE, PLACES_FILE = "pcm.i16", "pieces.npz"
+PCM_TYPE, PCM_SCALE = "<i2", 32_768.0
+SHORTEST_SAMPLES = 800  # a shorter piece is a click; it is never drawn
+
+
+@dataclass(frozen=True)
+class PieceBank:
+    """Mono pieces of audio, one after the other in a file of 16-bit integers.
+
+    Parameters
+    ----------
+    pcm : ndarray
+        (samples,), int16, usually a memory map.
+    start, length : ndarray
+        (pieces,), int64, where each piece lies in `pcm`, in samples.
+    """
+
+    pcm: np.ndarray
+    start: np.ndarray
+    length: np.ndarray
+
+    @classmethod
+    def open(cls, folder: str | Path) -> PieceBank:
+        """Open the bank in `folder`, as `audiotag.training.prepare` makes it.
+
+        Raises
+        ------
+        InvalidInputError
+            If there is none.
+        """
+        places, pcm = Path(folder) / PLACES_FILE, Path(folder) / PCM_FILE
+        if not places.is_file() or not pcm.is_file():
+            raise InvalidInputError(
+                f"{folder}: no bank of pieces (no {PLACES_FILE} and {PCM_FILE}); make one with `audiotag train prepare`"
+            )
+        with np.load(places) as place:
+            return cls(np.memmap(pcm, dtype=PCM_TYPE, mode="r"), place["start"], place["length"])
+
+    def __len__(self) -> int:
+        return len(self.start)
+
+    def __getitem__(self, index: int) -> np.ndarray:
+        """Piece `index` as float32 in [-1, 1)."""
+        begin = int(self.start[index])
+        return self.pcm[begin : begin + int(self.length[index])].astype(np.float32) / PCM_SCALE
+
+    def subset(self, indices: np.ndarray) -> PieceBank:
+        """The pieces at `indices`, on the same audio."""
+        return PieceBank(self.pcm, self.start[indices], self.length[indices])
+
+
+def rarity_weights(scores: np.ndarray, *, smoothing: float = 1.0) -> np.ndarray:
+    """Sampling probabilities that give every label about the same presence.
+
+    Parameters
+    ----------
+    scores : ndarray
+        (pieces, labels), in [0, 1]: labels, or a teacher's scores.
+    smoothing : float
+        Added to each label's total score, so that a label hardly ever present does not dominate.
+
+    Returns
+    -------
+    ndarray
+        (pieces,), float64, summing to 1: sum_c score_c / (total_c + smoothing), normalised.
+    """
+    if scores.ndim != 2 or not len(scores):
+        raise InvalidInputError(f"scores must be (pieces, labels) with at least one piece, got {scores.shape}")
+    weights = (scores / (scores.sum(0, dtype=np.float64) + smoothing)).sum(1)
+    return weights / weights.sum()
+
+
+@dataclass(frozen=True)
+class MixConfig:
+    """How fresh clips are made from pieces; probabilities in [0, 1], levels in dB."""
+
+    second_piece: float = 0.6  # share of clips with another piece mixed in
+    third_piece: float = 0.1
+    level_difference_db: float = 10.0  # of the mixed-in piece, uniform in +- this
+    gain_db: tuple[float, float] = (-14.0, 6.0)
+    repeat: float = 0.7  # a short piece is repeated (else followed by other pieces)
+    speed: float = 0.4  # share of tracks played faster or slower
+    speed_range: tuple[float, float] = (0.75, 1.33)
+    coloured: float = 0.35  # share of clips with a tilted spectrum, a band limit, or both
+    lowest_band_limit_hz: float = 3_000.0
+    tilt_db: float = 12.0  # from one end of the spectrum to the other, at most
+    synthetic: float = 0.04  # silence, noise, tones
+    quiet: float = 0.03  # scaled far down
+    clipped: float = 0.02
+
+
+class Mixer:
+    """Draws clips: `clips(rng, count, samples)` gives (count, samples) float32, the same for the same generator."""
+
+    def __init__(
+        self, bank: PieceBank, weights: np.ndarray, config: MixConfig = MixConfig(), *, sample_rate_hz: int = 32_000
+    ) -> None:
+        if len(weights) != len(bank):
+            raise InvalidInputError(f"weights must be one per piece: got {len(weights)} for {len(bank)} pieces")
+        if not np.any((weights > 0) & (bank.length >= SHORTEST_SAMPLES)):
+            raise InvalidInputError(f"no piece with a weight above 0 is as long as {SHORTEST_SAMPLES} samples")
+        self.bank, self.config, self.sample_rate_hz = bank, config, sample_rate_hz
+        self.cumulative = np.cumsum(weights / weights.sum())
+
+    def clips(self, rng: np.random.Generator, count: int, samples: int) -> np.ndarray:
+        return np.stack([self._clip(rng, samples) for _ in range(count)])
+
+    def _clip(self, rng: np.random.Generator, samples: int) -> np.ndarray:
+        c = self.config
+        if rng.random() < c.synthetic:
+            return synthetic_clip(rng, samples, self.sample_rate_hz)
+        x = self._track(rng, samples)
+        for share in (c.second_piece, c.third_piece):
+            if rng.random() < share:
+                other = self._track(rng, samples)
+                level = _rms(x) / max(_rms(other), 1e-6) if _rms(x) > 1e-5 else 1.0
+                x = x + other * level * _db(rng.uniform(-c.level_difference_db, c.level_difference_db))
+        if rng.random() < c.coloured:
+            x = self._coloured(rng, x)
+        peak = float(np.abs(x).max())
+        if peak > 1:
+            x = x / peak
+        gain = _db(rng.uniform(*c.gain_db))
+        if rng.random() < c.quiet:
+            gain *= _db(rng.uniform(-50, -20))
+        if rng.random() < c.clipped:
+            gain *= _db(rng.uniform(6, 24))
+        return np.clip(x * gain, -1, 1).astype(np.float32)
+
+    def _coloured(self, rng: np.random.Generator, x: np.ndarray) -> np.ndarray:
+        """What other microphones, rooms and rates do to a spectrum; most audio has been through a low-pass."""
+        c = self.config
+        spectrum = np.fft.rfft(x)
+        place = np.linspace(-0.5, 0.5, len(spectrum), dtype=np.float32)
+        spectrum *= 10 ** (place * rng.uniform(-c.tilt_db, c.tilt_db) / 20)
+        if rng.random() < 0.6:
+            limit_hz = rng.uniform(c.lowest_band_limit_hz, self.sample_rate_hz / 2)
+            spectrum[int(limit_hz / (self.sample_rate_hz / 2) * len(spectrum)) :] = 0
+        return np.fft.irfft(spectrum, len(x)).astype(np.float32)
+
+    def _piece(self, rng: np.random.Generator) -> np.ndarray:
+        while True:
+            piece = self.bank[min(int(np.searchsorted(self.cumulative, rng.random())), len(self.bank) - 1)]
+            if len(piece) < SHORTEST_SAMPLES:
+                continue
+            if rng.random() < self.config.speed:
+                rate = np.exp(rng.uniform(*np.log(self.config.speed_range)))
+                places = np.arange(0, len(piece) - 1, rate)
+                piece = np.interp(places, np.arange(len(piece)), piece).astype(np.float32)
+            return piece
+
+    def _track(self, rng: np.random.Generator, samples: int) -> np.ndarray:
+        """One piece filling the clip: cut if long, else repeated or strung together with others, at a random turn."""
+        piece = self._piece(rng)
+        if len(piece) >= samples:
+            at = int(rng.integers(0, len(piece) - samples + 1))
+            return piece[at : at + samples]
+        if rng.random() < self.config.repeat:
+            return np.roll(np.resize(piece, samples), int(rng.integers(0, samples)))
+        parts, total = [piece], len(piece)
+        while total < samples:
+            parts.append(self._piece(rng))
+            total += len(parts[-1])
+        return np.roll(np.concatenate(parts)[:samples], int(rng.integers(0, samples)))
+
+
+def synthetic_clip(rng: np.random.Generator, samples: int, sample_rate_hz: int) -> np.ndarray:
+    """Silence, near-silence, coloured noise or a tone: what every tagger meets and no sound library holds."""
+    kind = rng.integers(0, 4)
+    if kind == 0:
+        return (rng.standard_normal(samples) * rng.choice([0.0, 1e-5, 1e-4])).astype(np.float32)
+    if kind == 1:
+        spectrum = np.fft.rfft(rng.standard_normal(samples))
+        spectrum[1:] /= np.arange(1, len(spectrum)) ** (rng.choice([0.0, 0.5, 1.0]))
+        noise = np.fft.irfft(spectrum, samples)
+        return (noise / np.abs(noise).max() * _db(rng.uniform(-50, 0))).astype(np.float32)
+    t = np.arange(samples) / sample_rate_hz
+    hz = np.exp(rng.uniform(np.log(60), np.log(10_000)))
+    phase = 2 * np.pi * hz * t
+    wave = np.sin(phase) if kind == 2 else np.sign(np.sin(phase)) * 0.5
+    return (wave * _db(rng.uniform(-40, 0))).astype(np.float32)
+
+
+def _rms(x: np.ndarray) -> float:
+    return float(np.sqrt(np.mean(np.square(x))))
+
+
+def _db(level: float) -> float:
+    return float(10 ** (level / 20))

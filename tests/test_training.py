@@ -1,0 +1,398 @@
+"""Training without Lightning: metrics, losses, schedules, audio, and the fast form of the blocks."""
+
+import json
+import math
+import tarfile
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+from sklearn.metrics import average_precision_score, roc_auc_score
+
+from audiotag.config import CheckpointConfig, FrontendConfig, NetworkConfig
+from audiotag.errors import InvalidInputError
+from audiotag.frontend import LogMel
+from audiotag.networks import build_network
+from audiotag.training import metrics
+from audiotag.training.augment import jittered_frontend, mixup
+from audiotag.training.batches import Batches, read_split
+from audiotag.training.blockwise import blockwise_losses, crop_pair
+from audiotag.training.compose import composed_losses, logit_loss
+from audiotag.training.evaluate import evaluate_bank, scores_of
+from audiotag.training.objectives import PARTS, check_teacher, ensemble_scores, score_loss
+from audiotag.training.pieces import MixConfig, Mixer, PieceBank, rarity_weights
+from audiotag.training.prepare import prepare_bank
+from audiotag.training.recipes import Phase, recipe
+from audiotag.training.run import export
+from audiotag.training.schedule import rate_factor, temperature_at
+from audiotag.training.stages import Stage, channel_error, map_variances, student_maps, teacher_maps
+
+RATE = 32_000
+DYMN, MN = NetworkConfig("dymn", 0.1), NetworkConfig("mn", 0.1)
+
+
+def random_network(config, seed=0):
+    """Random weights, attentions that are not all alike, and batch norms that have seen such input."""
+    torch.manual_seed(seed)
+    network = build_network(config).train()
+    for name, value in network.state_dict().items():
+        if "residuals" in name or "coef_net" in name:
+            value.normal_(0, 0.5)
+    for module in network.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.momentum = 1.0
+    with torch.no_grad():
+        network(torch.randn(4, 1, 128, 64))
+    return network.eval()
+
+
+@pytest.fixture(scope="module")
+def logmel():
+    return torch.randn(2, 1, 128, 96, generator=torch.Generator().manual_seed(0))
+
+
+# Metrics, against scikit-learn
+
+
+@pytest.mark.parametrize("levels", [5, 10_000])  # with many ties, and with hardly any
+def test_metrics_are_scikit_learns(levels):
+    rng = np.random.default_rng(levels)
+    scores = rng.integers(0, levels, (200, 6)) / levels
+    targets = rng.random((200, 6)) < [0.02, 0.1, 0.3, 0.5, 0.9, 0.0]
+    targets[0, :5] = True
+    got = metrics.label_metrics(targets, scores)
+    expected_ap = [average_precision_score(targets[:, c], scores[:, c]) for c in range(5)]
+    expected_auc = [roc_auc_score(targets[:, c], scores[:, c]) for c in range(5)]
+    np.testing.assert_allclose(got.average_precision[:5], expected_ap, atol=1e-12)
+    assert math.isnan(got.average_precision[5])
+    assert got.mean_ap == pytest.approx(np.mean(expected_ap))
+    assert got.mean_auc == pytest.approx(np.mean(expected_auc))
+    assert got.n_labels == 5
+
+
+def test_d_prime_of_two_normals():
+    rng = np.random.default_rng(0)
+    scores = np.concatenate([rng.normal(1.5, 1, 20_000), rng.normal(0, 1, 20_000)])
+    auc = metrics.roc_auc(np.arange(40_000) < 20_000, scores)
+    assert metrics.d_prime(auc) == pytest.approx(1.5, abs=0.05)
+    assert metrics.d_prime(0.5) == 0
+    with pytest.raises(InvalidInputError, match="auc"):
+        metrics.d_prime(1.1)
+
+
+def test_agreement_by_hand():
+    teacher = np.array([[0.9, 0.2, 0.1, 0.0], [0.1, 0.8, 0.3, 0.2]])
+    student = np.array([[0.5, 0.6, 0.1, 0.0], [0.5, 0.1, 0.3, 0.4]])
+    got = metrics.agreement(teacher, student, min_positives=1)
+    assert got.top1_in_top3 == 0.5  # label 1 of the second clip comes last
+    # Spearman with ranks without ties: 1 - 6 sum d^2 / (n (n^2 - 1)); d = (1,1,0,0), then (3,3,1,1)
+    assert got.rank_correlation == pytest.approx(((1 - 6 * 2 / 60) + (1 - 6 * 20 / 60)) / 2)
+    assert got.n_labels == 2
+    assert got.class_mean_ap == pytest.approx((0.5 + 0.5) / 2)  # both positives are ranked second of two
+
+
+@pytest.mark.parametrize(
+    "targets, scores",
+    [(np.zeros((3, 2)), np.zeros((3, 2))), (np.ones((3, 2)), np.zeros((3, 3))), (np.ones(3), np.ones(3))],
+)
+def test_metrics_refuse_what_has_no_meaning(targets, scores):
+    with pytest.raises(InvalidInputError):
+        metrics.label_metrics(targets, scores)
+
+
+# Losses and schedules, against hand computation
+
+
+def test_score_loss_by_hand():
+    logits = torch.tensor([[0.0, 2.0]])
+    teacher, labels = torch.tensor([[0.5, 0.1]]), torch.tensor([[1.0, 0.0]])
+
+    def bce(z, p):
+        q = 1 / (1 + math.exp(-z))
+        return -(p * math.log(q) + (1 - p) * math.log(1 - q))
+
+    soft, hard = (bce(0, 0.5) + bce(2, 0.1)) / 2, (bce(0, 1) + bce(2, 0)) / 2
+    assert score_loss(logits, teacher).item() == pytest.approx(soft, rel=1e-5)
+    assert score_loss(logits, teacher, labels, label_share=0.1).item() == pytest.approx(
+        0.9 * soft + 0.1 * hard, rel=1e-5
+    )
+    with pytest.raises(InvalidInputError, match="label_share"):
+        score_loss(logits, teacher, label_share=0.1)
+
+
+def test_logit_loss_is_nothing_for_the_teacher_itself():
+    teacher = torch.tensor([[-3.0, 0.5, 4.0]])
+    assert logit_loss(teacher, teacher).item() == pytest.approx(0, abs=1e-6)
+    p, q = 1 / (1 + math.exp(-1)), 0.5
+    kl = p * math.log(p / q) + (1 - p) * math.log((1 - p) / (1 - q))
+    assert logit_loss(torch.zeros(1, 1), torch.ones(1, 1)).item() == pytest.approx(kl, rel=1e-5)
+
+
+def test_channel_error_is_relative_and_bounded_for_dead_channels():
+    rng = torch.Generator().manual_seed(0)
+    target = torch.randn(4, 2, 5, 7, generator=rng) * torch.tensor([1.0, 1e-6])[:, None, None]
+    live = target[:, :1] - target[:, :1].mean()
+    one = channel_error(live * 0, live, floor=0.0)
+    assert one.item() == pytest.approx(1, rel=0.01)  # predicting the mean is an error of one variance
+    assert channel_error(target + 0.1, target, floor=0.1).item() < 0.2  # not 1e10, as the dead channel's variance says
+
+
+def test_rate_and_temperature():
+    paper = {"warmup": 8, "rampdown_start": 80, "rampdown": 95, "last": 0.01}
+    assert rate_factor(0, **paper) == pytest.approx(math.exp(-5))
+    assert rate_factor(4, **paper) == pytest.approx(math.exp(-1.25))
+    assert [rate_factor(epoch, **paper) for epoch in (8, 79, 80)] == [1, 1, 1]
+    assert rate_factor(80 + 47.5, **paper) == pytest.approx(0.505)
+    assert rate_factor(500, **paper) == pytest.approx(0.01)
+    assert rate_factor(9, warmup=1, rampdown_start=1, rampdown=0, last=0.01) == 1
+    assert [temperature_at(step, start=30, end=1, steps=10) for step in (0, 5, 10, 99)] == [30, 15.5, 1, 1]
+
+
+def test_recipes():
+    paper = recipe("paper")
+    assert paper.label_share == 0.1 and paper.mixup_alpha == 0.3 and paper.phases[0].learning_rate == 8e-4
+    ours = recipe("open")
+    phase, within = ours.at(ours.phases[0].steps + 3)
+    assert (phase.objective, within) == ("halves", 3)
+    assert ours.scaled(0.5).steps == ours.steps // 2
+    with pytest.raises(InvalidInputError, match="open, paper"):
+        recipe("papr")
+    with pytest.raises(InvalidInputError, match="objective"):
+        Phase("block", 1, 1.0, 1, 1e-3)
+
+
+# The blocks' training form and the places in them
+
+
+@pytest.mark.parametrize("mode", ["eval", "train"])
+def test_student_maps_are_the_networks_own(logmel, mode):
+    network = random_network(DYMN)
+    for module in network.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0
+    getattr(network, mode)()
+    maps = student_maps(network, logmel)
+    out = network(logmel, taps=("block3", "block14", "hidden"))
+    torch.testing.assert_close(maps.logits, out.logits, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(maps.stages[3].out.mean((2, 3)), out.taps["block3"], atol=1e-4, rtol=1e-4)
+
+
+def test_student_gradients_are_the_networks_own(logmel):
+    network = random_network(DYMN).double()
+    grads = []
+    for run in (lambda: student_maps(network, logmel.double()).logits, lambda: network(logmel.double()).logits):
+        network.zero_grad()
+        run().square().sum().backward()
+        grads.append({name: p.grad.clone() for name, p in network.named_parameters()})
+    for name in grads[0]:
+        torch.testing.assert_close(grads[0][name], grads[1][name], atol=1e-6, rtol=1e-6, msg=name)
+
+
+def test_teacher_maps_are_the_networks_own(logmel):
+    network = random_network(MN)
+    maps = teacher_maps(network, logmel)
+    out = network(logmel, taps=("stem", "block5", "block14", "embedding"))
+    torch.testing.assert_close(maps.logits, out.logits)
+    torch.testing.assert_close(maps.inputs[0].mean((2, 3)), out.taps["stem"])
+    torch.testing.assert_close(maps.stages[5].out.mean((2, 3)), out.taps["block5"])
+    assert maps.stages[0].expanded is None and len(maps.inputs) == 16
+
+
+def test_crop_takes_the_same_time_from_input_and_target():
+    frames = torch.arange(200.0).expand(1, 1, 4, 200)
+    before, after = crop_pair(
+        np.random.default_rng(0), frames, Stage(frames, frames[..., ::2], frames[..., ::2]), 2, 64
+    )
+    assert before.shape[3] == 64 and after.out.shape[3] == 32
+    torch.testing.assert_close(before[..., ::2], after.out)
+    torch.testing.assert_close(before, after.expanded)
+
+
+@pytest.mark.parametrize("alone", [True, False])
+def test_student_learns_from_features(logmel, alone):
+    teacher, student = random_network(MN), random_network(DYMN, 1).train()
+    maps = teacher_maps(teacher, logmel)
+    scale = map_variances([maps])
+    first = PARTS[:5]
+    optimiser = torch.optim.Adam(student.parameters(), lr=1e-2)
+    losses = []
+    for step in range(30):
+        if alone:
+            parts = list(blockwise_losses(student, logmel, maps, np.random.default_rng(step), parts=first))
+            assert [name for name, _, _ in parts] == list(first)
+            loss = torch.stack([loss for _, loss, _ in parts]).sum()
+        else:
+            composed = composed_losses(student, logmel, maps, parts=first, scale=scale)
+            assert list(composed.errors) == list(first) and composed.logits is None
+            loss = composed.features
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+        losses.append(loss.item())
+    assert np.mean(losses[-5:]) < 0.6 * losses[0], losses
+
+
+def test_a_chain_of_all_parts_is_the_network(logmel):
+    teacher, student = random_network(MN), random_network(DYMN, 1)
+    composed = composed_losses(student, logmel, teacher_maps(teacher, logmel), parts=PARTS)
+    torch.testing.assert_close(composed.logits, student(logmel).logits, atol=1e-4, rtol=1e-4)
+    assert list(composed.errors) == list(PARTS)
+
+
+def test_feature_objectives_need_a_teacher_of_the_same_shape():
+    with pytest.raises(InvalidInputError, match="width"):
+        check_teacher(build_network(NetworkConfig("mn", 0.2)), build_network(DYMN))
+    with pytest.raises(InvalidInputError, match="static MN"):
+        check_teacher(build_network(DYMN), build_network(DYMN))
+
+
+def test_ensemble_is_the_mean_of_scores(logmel):
+    teachers = [random_network(MN, seed) for seed in (1, 2)]
+    expected = sum(teacher(logmel).logits.sigmoid() for teacher in teachers) / 2
+    torch.testing.assert_close(ensemble_scores(teachers, logmel), expected)
+
+
+# Audio
+
+
+def tone(hz, seconds, amplitude=0.3):
+    return (amplitude * np.sin(2 * np.pi * hz * np.arange(round(RATE * seconds)) / RATE)).astype(np.float32)
+
+
+@pytest.fixture(scope="module")
+def bank(tmp_path_factory):
+    """Five tones and a broken file, from a folder and a tar, two of them for validation, with labels."""
+    root = tmp_path_factory.mktemp("bank")
+    folder = root / "folder"
+    folder.mkdir()
+    for number in range(4):
+        soundfile.write(folder / f"tone{number}.wav", tone(300 * (number + 1), 1.0), RATE)
+    (folder / "broken.wav").write_bytes(b"RIFF nothing")
+    soundfile.write(root / "long.flac", tone(5000, 2.5), RATE)
+    with tarfile.open(root / "more.tar", "w") as tar:
+        tar.add(root / "long.flac", "deep/long.flac")
+    index = root / "index.csv"
+    index.write_text("id,split,licence\ntone0,val,CC0\ntone1,val,CC0\nlong,train,MIT\n")
+    labels = root / "labels.csv"
+    labels.write_text("id,label\ntone0,Speech\ntone1,Sine wave\ntone2,Sine wave\nlong,/m/09x0r\nlong,Sine wave\n")
+    count = prepare_bank([folder, root / "more.tar"], root / "out", index=index, labels=labels, max_s=1.0)
+    assert count == 4 + 3  # the long one makes three pieces
+    return root / "out"
+
+
+def test_prepared_bank_holds_what_went_in(bank):
+    pieces = PieceBank.open(bank)
+    np.testing.assert_allclose(pieces[2], tone(900, 1.0), atol=2 / 32_768)
+    np.testing.assert_allclose(np.concatenate([pieces[i] for i in (4, 5, 6)]), tone(5000, 2.5), atol=2 / 32_768)
+    assert read_split(bank, "val").tolist() == [0, 1]
+    assert "broken.wav" in (bank / "left_out.txt").read_text()
+    assert "long,train" in (bank / "index.csv").read_text()
+    assert np.load(bank / "labels.npy")[4:, 0].tolist() == [1, 1, 1]
+    with pytest.raises(InvalidInputError, match="already holds"):
+        prepare_bank([bank], bank)
+    with pytest.raises(InvalidInputError, match="train, val"):
+        read_split(bank, "test")
+
+
+def test_mixer_is_decided_by_its_generator_and_bounded(bank):
+    pieces = PieceBank.open(bank)
+    mixer = Mixer(pieces, np.ones(len(pieces)), MixConfig(synthetic=0.3, clipped=0.3))
+    first, again = (mixer.clips(np.random.default_rng(3), 40, 20_000) for _ in range(2))
+    np.testing.assert_array_equal(first, again)
+    assert first.shape == (40, 20_000) and first.dtype == np.float32
+    assert np.isfinite(first).all() and np.abs(first).max() <= 1
+    assert not np.array_equal(first, mixer.clips(np.random.default_rng(4), 40, 20_000))
+
+
+def test_rarity_weights_even_out_labels():
+    scores = np.zeros((100, 2))
+    scores[:95, 0] = scores[95:, 1] = 1
+    weights = rarity_weights(scores, smoothing=0)
+    assert weights[:95].sum() == pytest.approx(0.5) and weights.sum() == pytest.approx(1)
+    assert rarity_weights(scores * [1, 0])[95:].sum() == 0
+
+
+def test_a_piece_without_weight_is_never_drawn(bank):
+    pieces = PieceBank.open(bank)
+    only = Mixer(
+        pieces,
+        np.arange(len(pieces)) == 2.0,
+        MixConfig(second_piece=0, third_piece=0, synthetic=0, speed=0, coloured=0),
+    )
+    for clip in only.clips(np.random.default_rng(0), 20, 8_000):
+        loudest = np.abs(np.fft.rfft(clip * np.hanning(8_000))).argmax() * RATE / 8_000
+        assert loudest == pytest.approx(900, abs=8)
+
+
+def test_batches_go_on_where_they_stopped(bank):
+    picks = read_split(bank, "train")
+    whole = Batches(PieceBank.open(bank).subset(picks), recipe("open"), seed=1)
+    stream = iter(whole)
+    batches = [next(stream)["waveform"] for _ in range(3)]
+    later = Batches(PieceBank.open(bank).subset(picks), recipe("open"), seed=1)
+    later.first_step = 2
+    torch.testing.assert_close(next(iter(later))["waveform"], batches[2], atol=0, rtol=0)
+    other = Batches(PieceBank.open(bank).subset(picks), recipe("open"), seed=1, process=1)
+    assert not torch.equal(next(iter(other))["waveform"], batches[0])
+
+
+def test_offline_batches_carry_labels_and_logits(bank):
+    labels = np.load(bank / "labels.npy")
+    logits = np.arange(labels.size, dtype=np.float32).reshape(labels.shape) % 7 - 6
+    batches = Batches(PieceBank.open(bank), recipe("paper"), logits=logits, labels=labels)
+    batch = batches.batch(0)
+    assert batch["waveform"].shape == (120, 320_000)
+    picked = [int(np.flatnonzero((logits == row.numpy()).all(1))[0]) for row in batch["logits"]]
+    np.testing.assert_array_equal(batch["labels"].numpy(), labels[picked])
+    with pytest.raises(InvalidInputError, match="labels"):
+        Batches(PieceBank.open(bank), recipe("paper"), logits=logits)
+    with pytest.raises(InvalidInputError, match="logits"):
+        Batches(PieceBank.open(bank), recipe("paper"), labels=labels)
+
+
+def test_jitter_moves_the_filterbank_within_bounds():
+    for seed in range(5):
+        config = jittered_frontend(FrontendConfig(), np.random.default_rng(seed), 1000.0).config
+        assert 0 <= config.fmin_hz <= 10 and 14_000 <= config.fmax_hz <= 16_000
+        assert config != FrontendConfig()
+
+
+def test_mixup_mixes_everything_alike():
+    x = torch.eye(6)
+    a, b = mixup(np.random.default_rng(0), 0.3, x, 2 * x)
+    torch.testing.assert_close(2 * a, b)
+    torch.testing.assert_close(a.sum(1), torch.ones(6))
+    assert (a.diagonal() >= 0.5).all() and (a.diagonal() < 1).any()
+
+
+# Evaluation and export
+
+
+def test_export_evaluate_and_report(bank, tmp_path):
+    network, config = random_network(DYMN), CheckpointConfig(name="tiny", network=DYMN)
+    path = export(network, config, {"licence": "MIT"}, tmp_path / "m.safetensors")
+    teacher = export(random_network(MN), CheckpointConfig(name="t", network=MN), {}, tmp_path / "t.safetensors")
+    report = evaluate_bank(bank, tmp_path / "report", checkpoint=str(path), teacher=str(teacher))
+    plain = json.loads((tmp_path / "report" / "report.json").read_text())
+    assert plain["n_clips"] == 2 and plain["checkpoint"] == "tiny"
+    assert plain["agreement"]["class_mean_ap"] is None  # no label has three positives in two clips
+    assert plain["labels"]["n_labels"] == 2 and report.summary().startswith("tiny")
+    assert (tmp_path / "report" / "report.png").read_bytes().startswith(b"\x89PNG")
+    pieces = PieceBank.open(bank).subset(read_split(bank, "val"))
+    scores = scores_of(network, config, pieces)
+    labels = np.load(bank / "labels.npy")[read_split(bank, "val")]
+    used = [c for c in range(527) if 0 < labels[:, c].sum() < 2]
+    expected = np.mean([average_precision_score(labels[:, c], scores[:, c]) for c in used])
+    assert report.labels.mean_ap == pytest.approx(expected)
+    tiled = LogMel()(torch.from_numpy(np.tile(pieces[0], 10))[None])
+    np.testing.assert_allclose(scores[0], network(tiled).logits.sigmoid().detach().numpy()[0], atol=1e-5)
+
+
+def test_export_refuses_weights_that_are_not_finite(tmp_path):
+    network = random_network(DYMN)
+    with torch.no_grad():
+        network.classifier[2].weight[0, 0] = 1e6
+    with pytest.raises(InvalidInputError, match=r"classifier\.2\.weight"):
+        export(network, CheckpointConfig(network=DYMN), {}, tmp_path / "m.safetensors")
+    assert not list(tmp_path.iterdir())
