@@ -324,7 +324,7 @@ def test_pipes_and_devices_are_written_to_and_not_replaced(tmp_path):
     pipe = tmp_path / "pipe"
     os.mkfifo(pipe)
     seen = []
-    reader = threading.Thread(target=lambda: seen.append(pipe.read_text()))
+    reader = threading.Thread(target=lambda: seen.append(pipe.read_text()), daemon=True)
     reader.start()
     written("jsonl", "tags", TAG_RECORDS, pipe)
     reader.join(10)
