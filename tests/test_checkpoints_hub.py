@@ -1,5 +1,6 @@
 """The Hub on loopback: loading repositories, pinned entries, offline, tokens, tampering; uploading and publishing."""
 
+import errno
 import hashlib
 import json
 import os
@@ -307,7 +308,11 @@ def test_converted_release_file(shared_dir, tmp_path):
     assert "0.432" in text and "/v0.0.1/mn04_as_mAP_432.pt" in text and str(shared_dir) not in text
 
 
-def test_convert_refuses_a_full_folder_and_leaves_nothing_behind(tiny, tmp_path):
+def full_disk(*_):
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
+def test_convert_refuses_a_full_folder_and_leaves_nothing_behind(tiny, tmp_path, monkeypatch):
     torch.save(tiny.state, tmp_path / "src.pt")
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "mine").write_text("")
@@ -318,6 +323,10 @@ def test_convert_refuses_a_full_folder_and_leaves_nothing_behind(tiny, tmp_path)
     torch.save({"in_c.0.weight": torch.zeros(1)}, tmp_path / "bad.pt")
     with pytest.raises(CheckpointError):
         convert(tmp_path / "bad.pt", tmp_path / "new")
+    with monkeypatch.context() as failing:
+        failing.setattr(os, "fsync", full_disk)
+        with pytest.raises(DownloadError, match=r"cannot be written \(No space left"):
+            convert(tmp_path / "src.pt", tmp_path / "new")
     assert sorted(p.name for p in tmp_path.iterdir()) == ["bad.pt", "full", "src.pt"]
     (tmp_path / "empty").mkdir()
     assert convert(tmp_path / "src.pt", tmp_path / "empty") == tmp_path / "empty"
