@@ -18,8 +18,8 @@ def windows(n, hop=1, tail=None):
     return [(max(0, stop - WINDOW), stop) for stop in stops]
 
 
-def plainly(spans, scores, on, off, min_duration, max_gap):
-    """Events of one label, read off the whole list of scores at once.
+def plainly(spans, scores, on, off, min_duration, max_gap, second):
+    """Events of one label, read off the whole list of scores at once; times in samples, `second` of them in one.
 
     Returns (window that reports the start, onset, window that reports the end or None, offset, peak, mean).
     """
@@ -45,7 +45,7 @@ def plainly(spans, scores, on, off, min_duration, max_gap):
         rise = first
         while rise > 0 and scores[rise - 1] >= off:
             rise -= 1
-        onset = max((spans[rise - 1][1] if rise else 0) - 1, spans[first][0], free_from)
+        onset = max((spans[rise - 1][1] if rise else 0) - second, spans[first][0], free_from)
         offset = spans[-1][1] if last == len(spans) - 1 else max(spans[last + 1][0], spans[first][1])
         if reported is not None:
             inside = scores[first : last + 1]
@@ -69,17 +69,18 @@ levels = st.sampled_from([0.0, 0.1, 0.2, 0.3, 0.5, 0.9])
     min_duration=st.integers(0, 4),
     max_gap=st.integers(0, 4),
     tail=st.booleans(),
+    rate=st.sampled_from([1, 4]),
 )
-def test_events_are_what_the_definition_says(scores, thresholds, min_duration, max_gap, tail):
+def test_events_are_what_the_definition_says(scores, thresholds, min_duration, max_gap, tail, rate):
     on, off = thresholds
     spans = windows(len(scores) - tail, hop=2, tail=2 * (len(scores) - tail) + 1 if tail else None)
     tracker = EventTracker(
         LabelSet.from_names(["other", "this"]),
-        1,
+        rate,
         on=on,
         off=off,
-        min_duration_s=min_duration,
-        max_gap_s=max_gap,
+        min_duration_s=min_duration / rate,
+        max_gap_s=max_gap / rate,
         include="this",
     )
     starts, ends = [], []
@@ -88,10 +89,10 @@ def test_events_are_what_the_definition_says(scores, thresholds, min_duration, m
         ends += [(i, e) for e in ended]
         starts += [(i, o) for o in started]
     ends += [(None, e) for e in tracker.close()]
-    expected = plainly(spans, np.float32(scores), np.float32(on), np.float32(off), min_duration, max_gap)
-    assert [(i, o.onset_s) for i, o in starts] == [e[:2] for e in expected]
+    expected = plainly(spans, np.float32(scores), np.float32(on), np.float32(off), min_duration, max_gap, rate)
+    assert [(i, o.onset_s * rate) for i, o in starts] == [e[:2] for e in expected]
     assert [o.score for _, o in starts] == pytest.approx([scores[e[0]] for e in expected])
-    assert [(e.onset_s, i, e.offset_s) for i, e in ends] == [(e[1], e[2], e[3]) for e in expected]
+    assert [(e.onset_s * rate, i, e.offset_s * rate) for i, e in ends] == [(e[1], e[2], e[3]) for e in expected]
     assert [e.peak for _, e in ends] == pytest.approx([e[4] for e in expected])
     assert [e.mean for _, e in ends] == pytest.approx([e[5] for e in expected])
     assert {x.label for _, x in starts + ends} <= {"this"}
