@@ -136,7 +136,8 @@ class MediaReader:
             )
 
     def _decoded(self) -> Iterator[np.ndarray]:
-        to_planar = self._av.AudioResampler(format="fltp")
+        # interleaved: of planar sound with more than 8 channels, PyAV reads planes that are not there, and crashes
+        to_float = self._av.AudioResampler(format="flt")
         damaged = 0
         packets = self._container.demux(self._stream)
         while True:
@@ -144,7 +145,7 @@ class MediaReader:
                 packet = next(packets, None)
                 if packet is None:
                     break
-                frames = [planar for frame in packet.decode() for planar in self._converted(to_planar, frame)]
+                frames = [block for frame in packet.decode() for block in self._converted(to_float, frame)]
             except self._av.error.InvalidDataError:
                 damaged += 1
                 continue
@@ -155,15 +156,15 @@ class MediaReader:
         if damaged:
             self.warnings.append(f"damaged: {damaged} packets could not be decoded and were left out")
 
-    def _converted(self, to_planar: Any, frame: Any) -> Iterator[np.ndarray]:
+    def _converted(self, to_float: Any, frame: Any) -> Iterator[np.ndarray]:
         if frame.sample_rate != self.rate_hz:
             raise AudioError(
                 f"{self._name}: its sample rate changes from {self.rate_hz} to {frame.sample_rate} Hz on the way; "
                 "convert it to one rate first"
             )
-        for planar in to_planar.resample(frame):
-            if planar.samples:
-                yield mix(planar.to_ndarray())
+        for converted in to_float.resample(frame):
+            if converted.samples:
+                yield mix(converted.to_ndarray().reshape(converted.samples, -1).T)
 
     def close(self) -> None:
         """Release the decoder, and the file if it was opened here."""

@@ -61,6 +61,25 @@ def test_containers_are_read_from_paths_and_bytes(container: str, codec: str, ra
     assert spectrum.argmax() == 1000 and spectrum.max() == pytest.approx(0.25, rel=0.05)
 
 
+def test_sixteen_channels_of_a_container_are_averaged() -> None:
+    av = pytest.importorskip("av")
+    samples = np.zeros((16, TARGET), np.float32)
+    samples[3], samples[15] = tone(TARGET, 1.0), 0.25
+    file = io.BytesIO()
+    with av.open(file, "w", format="matroska") as output:
+        stream = output.add_stream("pcm_f32le", rate=TARGET, layout="hexadecagonal")
+        for begin in range(0, TARGET, 1000):
+            piece = np.ascontiguousarray(samples[:, begin : begin + 1000].T).reshape(1, -1)
+            frame = av.AudioFrame.from_ndarray(piece, format="flt", layout="hexadecagonal")
+            frame.sample_rate = TARGET
+            output.mux(stream.encode(frame))
+        output.mux(stream.encode(None))
+    with open_audio(file.getvalue(), target_rate_hz=TARGET) as stream:
+        assert stream.channels == 16
+        read = np.concatenate(list(stream.blocks()))
+    np.testing.assert_allclose(read, samples.mean(axis=0), rtol=0, atol=1e-6)
+
+
 def test_a_truncated_container_says_how_much_was_there() -> None:
     data = encode("matroska", "flac", 44_100)
     with open_audio(data[: len(data) // 2], target_rate_hz=TARGET) as stream:
