@@ -9,10 +9,11 @@
    in the bank, so s (sum_k p_k W_k) = sum_k p_k (s W_k): scale the bank once. t becomes the bias.
 3. *One linear layer per block.* The attention over the kernels of all three convolutions and the dynamic ReLU's
    coefficients are linear in the same context vector h; their weights are stacked. 2 sigmoid(z) - 1 = tanh(z / 2).
-4. *Half of the dynamic ReLU folded.* Of the lines l_1, l_2 (slope and intercept) let l_a be the steeper one.
-   l_a(x) goes into the depthwise kernel, whose output is then u = l_a(x), and l_b(x) = r u + (i_b - r i_a) with
-   r = s_b / s_a, |r| <= 1, so nothing is amplified. max(l_a, l_b) = max(u, r u + d) is two passes over the map.
-5. *The batch is a loop.* Kernels differ per sample, and one sample's map fits the cache where a batch's does not.
+4. *Attention along frequency folded.* Its gates are positive, so g max(l_1, l_2) = max(g l_1, g l_2): they scale the
+   dynamic ReLU's few slopes and intercepts instead of the map. What is left is four passes: two lines, their maximum,
+   and the gates along time.
+5. *The batch is a loop.* Kernels differ per sample, and one sample's map fits the cache where a batch's does not. On
+   an accelerator it is one batched matrix product, and one depthwise convolution with the batch laid out as channels.
 
 Depends on nothing but torch. The textbook form, `audiotag.dymn` and `audiotag.mobilenet`, is the oracle in the tests.
 """
@@ -21,7 +22,7 @@ from __future__ import annotations
 
 import functools
 import math
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
@@ -29,16 +30,15 @@ from torch import Tensor, nn
 
 from .dymn import N_KERNELS, N_SLOPES, DyMN, DynamicBlock
 from .errors import InvalidInputError
-from .mobilenet import MN, InvertedResidual, Output, SqueezeExcitation
+from .mobilenet import MN, Output, SqueezeExcitation
 
 ONEDNN_MIN_PRODUCTS = 1_000_000  # multiply-adds below which a plain product, quicker to start, is quicker
 
 
-def _folded(norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
-    """Scale and shift that a batch norm applies per channel in inference, in float64."""
-    assert norm.running_mean is not None and norm.running_var is not None
-    scale = norm.weight.double() / (norm.running_var.double() + norm.eps).sqrt()
-    return scale, norm.bias.double() - norm.running_mean.double() * scale
+def _folded(norm: Any) -> tuple[Tensor, Tensor]:
+    """Scale and shift that a batch norm applies per channel in inference."""
+    scale = norm.weight.float() / (norm.running_var.float() + norm.eps).sqrt()
+    return scale, norm.bias.float() - norm.running_mean.float() * scale
 
 
 def _activate(x: Tensor, act: str) -> Tensor:
@@ -84,22 +84,46 @@ def _depthwise(x: Tensor, weight: Tensor, bias: Tensor, stride: int) -> Tensor:
     return y.permute(0, 2, 3, 1)
 
 
+def _samples_at_once(x: Tensor) -> int:
+    """One on a CPU, whose caches hold one sample's map; all on an accelerator, which wants few and large steps."""
+    return 1 if x.device.type == "cpu" else x.shape[0]
+
+
+def _pointwise_each(x: Tensor, weight: Tensor, bias: Tensor, act: str = "") -> Tensor:
+    """`_pointwise` of (B, F, T, C) with kernels (B, E, C) of their own."""
+    if x.shape[0] == 1:
+        return _pointwise(x, weight[0], bias, act)
+    y = torch.baddbmm(bias, x.flatten(1, 2), weight.transpose(1, 2))
+    return _activate(y.view(*x.shape[:3], -1), act)
+
+
+def _depthwise_each(x: Tensor, weight: Tensor, bias: Tensor, stride: int) -> Tensor:
+    """`_depthwise` of (B, F, T, E) with kernels (B, E, k * k) of their own."""
+    batch, freq, time, channels = x.shape
+    if batch == 1:
+        return _depthwise(x, weight[0], bias, stride)
+    image = x.movedim(0, 2).reshape(1, freq, time, batch * channels)  # the batch laid out as channels
+    y = _depthwise(image, weight.flatten(0, 1), bias.repeat(batch), stride)
+    return y.view(*y.shape[1:3], batch, channels).movedim(2, 0).contiguous()
+
+
 class _Part(nn.Module):
-    """A module whose tensors are buffers made from float64 arithmetic and stored in one dtype."""
+    """A module whose tensors are buffers, copies that share nothing with the network they come from."""
 
     def __init__(self, **tensors: Tensor) -> None:
         super().__init__()
         for name, tensor in tensors.items():
-            self.register_buffer(name, tensor.detach().float().contiguous())
+            self.register_buffer(name, tensor.detach().float().clone(memory_format=torch.contiguous_format))
 
-    __call__: Any  # buffers' and forwards' types vary by part
-    __getattr__: Any
+    if TYPE_CHECKING:
+
+        def __getattr__(self, name: str) -> Any: ...
 
 
 class _Pointwise(_Part):
     """1x1 convolution and batch norm on rows, with an activation."""
 
-    def __init__(self, layers: nn.Sequential, act: str) -> None:
+    def __init__(self, layers: Any, act: str) -> None:
         scale, shift = _folded(layers[1])
         super().__init__(weight=layers[0].weight.flatten(1) * scale[:, None], bias=shift)
         self.act = act
@@ -111,7 +135,7 @@ class _Pointwise(_Part):
 class _Depthwise(_Part):
     """Depthwise convolution and batch norm, with an activation, for each sample."""
 
-    def __init__(self, layers: nn.Sequential, act: str) -> None:
+    def __init__(self, layers: Any, act: str) -> None:
         scale, shift = _folded(layers[1])
         super().__init__(weight=layers[0].weight.flatten(1) * scale[:, None], bias=shift)
         self.act, self.stride = act, layers[0].stride[0]
@@ -123,7 +147,7 @@ class _Depthwise(_Part):
 class _Gates(_Part):
     """Squeeze-and-excitation: the rows' mean through two linear layers."""
 
-    def __init__(self, module: SqueezeExcitation) -> None:
+    def __init__(self, module: Any) -> None:
         gate = module.conc_se_layers[0]
         super().__init__(w1=gate.fc1.weight, b1=gate.fc1.bias, w2=gate.fc2.weight, b2=gate.fc2.bias)
 
@@ -135,7 +159,7 @@ class _Gates(_Part):
 class _StaticBlock(nn.Module):
     """An `InvertedResidual` on (B, F, T, C)."""
 
-    def __init__(self, block: InvertedResidual) -> None:
+    def __init__(self, block: Any) -> None:
         super().__init__()
         parts: list[nn.Module] = []
         for layers in block.block:
@@ -155,7 +179,7 @@ class _StaticBlock(nn.Module):
 class _DynamicBlock(_Part):
     """A `DynamicBlock` on (B, F, T, C)."""
 
-    def __init__(self, block: DynamicBlock) -> None:
+    def __init__(self, block: Any) -> None:
         context = block.context_gen
         convs = ([(block.exp_conv, block.exp_norm)] if block.expands else []) + [
             (block.depth_conv, block.depth_norm),
@@ -184,7 +208,7 @@ class _DynamicBlock(_Part):
         }
         for name, (conv, norm) in zip(("expand", "depth", "project")[-len(convs) :], convs, strict=True):
             scale, shift = _folded(norm)
-            bank = conv.weight[0, 0].reshape(N_KERNELS, conv.shape[0], -1) * scale.float()[:, None]
+            bank = conv.weight[0, 0].reshape(N_KERNELS, conv.shape[0], -1) * scale[:, None]
             tensors[f"{name}_bank"], tensors[f"{name}_bias"] = bank.flatten(1), shift
         super().__init__(**tensors)
         self.expands, self.residual, self.stride = block.expands, block.residual, context.stride
@@ -203,8 +227,11 @@ class _DynamicBlock(_Part):
         attention = attention.view(batch, self.n_convs, N_KERNELS).softmax(2)
         lines = torch.addcmul(self.initial, theta.tanh().view(batch, 2 * N_SLOPES, 1, 1, self.expanded), self.lambdas)
         lines = lines * gate_f[:, None, :, None]  # (B, 2M, F', 1, E)
-        maps = [self._map(*sample) for sample in zip(x.split(1), attention, lines, gate_t, strict=True)]
-        return torch.cat(maps) if batch > 1 else maps[0]
+        size = _samples_at_once(x)
+        if batch <= size:
+            return self._map(x, attention, lines, gate_t)
+        parts = (part.split(size) for part in (x, attention, lines, gate_t))
+        return torch.cat([self._map(*part) for part in zip(*parts, strict=True)])
 
     def _gate(self, g: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         if self.stride > 1:
@@ -217,27 +244,27 @@ class _DynamicBlock(_Part):
         return _pointwise(g.contiguous(), weight, bias, "sigmoid")
 
     def _map(self, x: Tensor, attention: Tensor, lines: Tensor, gate_t: Tensor) -> Tensor:
-        """One sample's feature map, (1, F, T, C) to (1, F', T', C')."""
-        kernels = attention.split(1)
+        """The feature maps (b, F, T, C) of b samples to (b, F', T', C')."""
+        batch, inputs = x.shape[0], x.shape[3]
         y = x
         if self.expands:
-            weight = (kernels[0] @ self.expand_bank).view(self.expanded, -1)
-            y = _pointwise(x, weight, self.expand_bias, self.act)
-        weight = (kernels[-2] @ self.depth_bank).view(self.expanded, -1)
-        y = _depthwise(y, weight, self.depth_bias, self.stride)
-        slope_1, slope_2, intercept_1, intercept_2 = lines.unbind(0)
+            kernels = (attention[:, 0] @ self.expand_bank).view(batch, self.expanded, inputs)
+            y = _pointwise_each(y, kernels, self.expand_bias, self.act)
+        kernels = (attention[:, -2] @ self.depth_bank).view(batch, self.expanded, -1)
+        y = _depthwise_each(y, kernels, self.depth_bias, self.stride)
+        slope_1, slope_2, intercept_1, intercept_2 = lines.unbind(1)
         other = torch.addcmul(intercept_2, slope_2, y)
         y = torch.addcmul(intercept_1, slope_1, y, out=y)
-        y = torch.maximum(y, other, out=y).mul_(gate_t)
-        weight = (kernels[-1] @ self.project_bank).view(-1, self.expanded)
-        y = _pointwise(y, weight, self.project_bias)
+        y = torch.maximum(y, other, out=y).mul_(gate_t[:, None])
+        kernels = (attention[:, -1] @ self.project_bank).view(batch, -1, self.expanded)
+        y = _pointwise_each(y, kernels, self.project_bias)
         return y.add_(x) if self.residual else y
 
 
 class FusedNetwork(nn.Module):
     """A network for inference only; made by `fuse`. Its weights are not a checkpoint's and are not for saving."""
 
-    def __init__(self, network: DyMN | MN) -> None:
+    def __init__(self, network: Any) -> None:
         super().__init__()
         self.config = network.config
         if isinstance(network, DyMN):
@@ -253,7 +280,7 @@ class FusedNetwork(nn.Module):
         head = network.classifier
         if self.fully_convolutional:
             # Convolution, batch norm and mean are all linear, so the mean may come first.
-            self.labels = _Pointwise(head[:2], "")
+            self.labels: _Part = _Pointwise(head[:2], "")
         else:
             self.hidden = _Part(weight=head[2].weight, bias=head[2].bias)
             self.labels = _Part(weight=head[5].weight, bias=head[5].bias)
