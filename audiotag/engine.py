@@ -17,7 +17,7 @@ from .errors import AudiotagError
 from .frontend import LogMel
 from .pipeline import prefetch
 from .sliding import LogMelWindow, logmel_windows
-from .windows import Window, cut_windows
+from .windows import Window, cut_windows, tile
 
 # Called with a source that is being analysed, the seconds done, and its length in seconds if its header tells.
 Progress = Callable[[Any, float, "float | None"], None]
@@ -86,6 +86,7 @@ class Engine:
         sources: Iterable[Any],
         *,
         sample_rate: int | None,
+        window: int,
         hop: int,
         layers: tuple[str, ...] | None = None,
         batch_size: int | None = None,
@@ -94,18 +95,20 @@ class Engine:
     ) -> Iterator[tuple[Any, Analysis | AudiotagError]]:
         """Each source with its analysis, in order; an unusable source with the error that says why.
 
-        `layers` None gives score rows, otherwise feature rows. A batch changes scores in the last bits, so batches
+        `window` and `hop` are in samples; a window shorter than the checkpoint's is tiled to it. `layers` None gives
+        score rows, otherwise feature rows. A batch changes scores in the last bits, so batches
         begin anew every `batch_size` sources: what one holds depends on these alone, and a run over sources that
         starts at a multiple of `batch_size` repeats the scores of a longer one bit for bit.
         """
         rate = self.config.frontend.sample_rate_hz
-        window = self.config.window_samples
+        whole = self.config.window_samples
+        shares = hop < window == whole  # frames that windows share are computed once, in the decoding thread
         batch_size = batch_size or self.default_batch
 
         def produce(source: Any) -> Iterator[Any]:
             with open_audio(source, target_rate_hz=rate, sample_rate_hz=sample_rate) as stream:
                 yield _Opened(stream.name, stream.duration_s)
-                if hop < window:  # frames that windows share are computed once, in the decoding thread
+                if shares:
                     yield from logmel_windows(stream.blocks(), self.frontend, window_samples=window, hop_samples=hop)
                 else:
                     yield from cut_windows(stream.blocks(), window, hop)
@@ -116,10 +119,10 @@ class Engine:
         def run() -> None:
             if not waiting:
                 return
-            if hop < window:
+            if shares:
                 logmel = torch.stack([w.logmel for _, w in waiting])
             else:
-                logmel = self.logmel(np.stack([w.samples for _, w in waiting]))
+                logmel = self.logmel(np.stack([tile(w.samples, whole) for _, w in waiting]))
             rows = self.scores(logmel) if layers is None else self.features(logmel, layers)
             for (analysis, w), row in zip(waiting, rows, strict=True):
                 analysis.start_s.append(w.start / rate)

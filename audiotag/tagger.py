@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from .arguments import checked_sources, positive, usable_device, usable_dtype
 from .checkpoints import Checkpoint, build, load_checkpoint
 from .engine import Analysis, Engine, Progress
 from .errors import AudiotagError, InvalidInputError
@@ -18,13 +19,12 @@ from .fused import fuse
 from .labels import LabelSet, audioset_labels
 from .mobilenet import tap_channels
 from .results import Prediction
-from .windows import hop_samples
+from .windows import span_samples
 
 if TYPE_CHECKING:
     from .stream import Stream
 
 AGGREGATES = ("max", "mean")
-DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 # The mid-network blocks, counted from 0, and mel means that scored best for MN on HEAR: 86.2 against 76.2 for the
 # last layer ("Low-Complexity Audio Embedding Extractors", arXiv 2303.01879; 600 numbers at width 1).
 MID_LAYERS = ("block4", "block10", "block12", "block14", "logmel")
@@ -66,7 +66,7 @@ class Tagger:
     ) -> None:
         self.checkpoint = checkpoint
         self.config = checkpoint.config
-        where, precision = _device(device), _dtype(dtype)
+        where, precision = usable_device(device), usable_dtype(dtype)
         network = fuse(build(checkpoint), dtype=precision, compile=compile)
         self._engine = Engine(self.config, network, where, precision)
         self._labels = LabelSet.from_names(self.config.labels) if self.config.labels else audioset_labels()
@@ -160,6 +160,7 @@ class Tagger:
         *,
         sample_rate: int | None = None,
         hop_s: float | None = None,
+        window_s: float | None = None,
         aggregate: str = "max",
         batch_size: int | None = None,
     ) -> Any:
@@ -173,6 +174,9 @@ class Tagger:
             Rate in Hz of arrays that bring none; None: the checkpoint's (32,000). Files bring their own.
         hop_s : float, optional
             Step between windows in seconds, in (0, window]; None: one window, so that they do not overlap.
+        window_s : float, optional
+            Length of the windows; None: the checkpoint's, 10 s. Shorter ones tell better when something happens and
+            are tiled to the checkpoint's length, so they cost as much each.
         aggregate : {"max", "mean"}
             How window scores become the clip's: "occurs somewhere in here", or "on the average of it".
         batch_size : int, optional
@@ -191,6 +195,7 @@ class Tagger:
         """
         many = isinstance(audio, list)
         options = {"sample_rate": sample_rate, "hop_s": hop_s, "aggregate": aggregate, "batch_size": batch_size}
+        options["window_s"] = window_s
         results = [_raised(result) for _, result in self.predict_each(audio if many else [audio], **options)]
         return results if many else results[0]
 
@@ -200,6 +205,7 @@ class Tagger:
         *,
         sample_rate: int | None = None,
         hop_s: float | None = None,
+        window_s: float | None = None,
         aggregate: str = "max",
         batch_size: int | None = None,
         workers: int = 1,
@@ -213,17 +219,18 @@ class Tagger:
         """
         if aggregate not in AGGREGATES:
             raise InvalidInputError(f"aggregate must be one of {', '.join(AGGREGATES)}, got {aggregate!r}")
-        hop = self._hop(hop_s)
+        window, hop = self._spans(window_s, hop_s)
         runs = self._engine.analyse(
-            _checked_sources(sources),
+            checked_sources(sources),
             sample_rate=sample_rate,
+            window=window,
             hop=hop,
-            batch_size=_positive(batch_size, "batch_size"),
-            workers=_positive(workers, "workers") or 1,
+            batch_size=positive(batch_size, "batch_size"),
+            workers=positive(workers, "workers") or 1,
             progress=progress,
         )
         return (
-            (source, result if isinstance(result, AudiotagError) else self._prediction(result, hop, aggregate))
+            (source, result if isinstance(result, AudiotagError) else self._prediction(result, window, hop, aggregate))
             for source, result in runs
         )
 
@@ -297,12 +304,13 @@ class Tagger:
     ) -> Iterator[tuple[Any, WindowEmbeddings | AudiotagError]]:
         """Embed any number of recordings as `predict_each` tags them: lazily, in order, errors in their place."""
         runs = self._engine.analyse(
-            _checked_sources(sources),
+            checked_sources(sources),
             sample_rate=sample_rate,
-            hop=self._hop(hop_s),
+            window=self.config.window_samples,
+            hop=self._spans(None, hop_s)[1],
             layers=self._layers(layer),
-            batch_size=_positive(batch_size, "batch_size"),
-            workers=_positive(workers, "workers") or 1,
+            batch_size=positive(batch_size, "batch_size"),
+            workers=positive(workers, "workers") or 1,
             progress=progress,
         )
         return (
@@ -328,9 +336,12 @@ class Tagger:
 
         return push_checkpoint(self.checkpoint, repo_id, token=token, private=private)
 
-    def _hop(self, hop_s: float | None) -> int:
-        hop_s = self.config.window_s if hop_s is None else hop_s
-        return hop_samples(hop_s, self.config.window_samples, self.sample_rate)
+    def _spans(self, window_s: float | None, hop_s: float | None) -> tuple[int, int]:
+        """Window and hop in samples."""
+        window = self.config.window_samples
+        if window_s is not None:
+            window = span_samples(window_s, window, self.sample_rate, "window_s")
+        return window, window if hop_s is None else span_samples(hop_s, window, self.sample_rate, "hop_s")
 
     def _layers(self, layer: str | Sequence[str]) -> tuple[str, ...]:
         names = [layer] if isinstance(layer, str) else list(layer)
@@ -339,7 +350,7 @@ class Tagger:
             raise InvalidInputError(f"layer {layer!r}: this network has {', '.join(self.layers)}")
         return tuple(part for name in names for part in (MID_LAYERS if name == "mid" else (name,)))
 
-    def _prediction(self, analysis: Analysis, hop: int, aggregate: str) -> Prediction:
+    def _prediction(self, analysis: Analysis, window: int, hop: int, aggregate: str) -> Prediction:
         window_scores = analysis.stacked()
         return Prediction(
             scores=window_scores.max(0) if aggregate == "max" else window_scores.mean(0),
@@ -351,7 +362,7 @@ class Tagger:
             duration_s=analysis.duration_s,
             checkpoint=self.config.name,
             hop_s=hop / self.sample_rate,
-            window_s=self.config.window_s,
+            window_s=window / self.sample_rate,
             aggregate=aggregate,
             warnings=analysis.warnings,
         )
@@ -365,37 +376,3 @@ def _raised(result: Any) -> Any:
     if isinstance(result, AudiotagError):
         raise result
     return result
-
-
-def _checked_sources(sources: Iterable[Any]) -> Iterable[Any]:
-    if isinstance(sources, (str, bytes, os.PathLike, dict, np.ndarray, torch.Tensor)):
-        raise InvalidInputError(
-            f"sources must be an iterable of inputs, got one {type(sources).__name__}; put it in a list"
-        )
-    if isinstance(sources, list) and sources and all(isinstance(s, (int, float)) for s in sources):
-        raise InvalidInputError(
-            "a list is a list of recordings; give one recording's samples as numpy.asarray(samples)"
-        )
-    return sources
-
-
-def _positive(value: int | None, name: str) -> int | None:
-    if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
-        raise InvalidInputError(f"{name} must be a positive integer, got {value!r}")
-    return value
-
-
-def _device(device: str | torch.device | None) -> torch.device:
-    try:
-        found = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-        torch.empty(0, device=found)
-    except (RuntimeError, AssertionError, TypeError, ValueError) as error:
-        raise InvalidInputError(f"device {device!r} cannot be used here: {str(error).splitlines()[0]}") from error
-    return found
-
-
-def _dtype(dtype: str | torch.dtype | None) -> torch.dtype:
-    found = DTYPES.get(dtype, dtype) if isinstance(dtype, str) else dtype or torch.float32
-    if found not in DTYPES.values():
-        raise InvalidInputError(f"dtype must be one of {', '.join(DTYPES)}, got {dtype!r}")
-    return found

@@ -21,21 +21,30 @@ class Window(NamedTuple):
     samples: np.ndarray
 
 
-def hop_samples(hop_s: float, window_samples: int, sample_rate_hz: int) -> int:
-    """The step between windows in samples.
+def span_samples(seconds: float, longest: int, sample_rate_hz: int, argument: str) -> int:
+    """The length of a window, or the step between windows, in samples.
+
+    Parameters
+    ----------
+    seconds : float
+    longest : int
+        Samples allowed at most: the checkpoint's window for a window, that window for a step, since a larger one
+        would leave audio that no window sees.
+    argument : str
+        What `seconds` is called, for the message.
 
     Raises
     ------
     InvalidInputError
-        If `hop_s` is not in (0, window]: a larger step would leave audio that no window sees.
+        If `seconds` is no number in (0, longest].
     """
-    window_s = window_samples / sample_rate_hz
     try:
-        samples = round(float(hop_s) * sample_rate_hz)
+        samples = round(float(seconds) * sample_rate_hz)
     except (TypeError, ValueError, OverflowError):
         samples = 0
-    if not 1 <= samples <= window_samples:
-        raise InvalidInputError(f"hop_s must be a number of seconds in (0, {window_s:g}], got {hop_s!r}")
+    if not 1 <= samples <= longest:
+        longest_s = longest / sample_rate_hz
+        raise InvalidInputError(f"{argument} must be a number of seconds in (0, {longest_s:g}], got {seconds!r}")
     return samples
 
 

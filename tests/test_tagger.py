@@ -58,6 +58,18 @@ def test_short_clips_are_tiled(tagger, checkpoint, n):
     assert found.window_end_s.tolist() == [n / RATE]
 
 
+def test_shorter_windows_are_tiled_to_whole_ones(tagger, checkpoint):
+    x = sound(12.3)
+    found = tagger.predict(x, window_s=4, hop_s=3)
+    starts = [0, 3, 6, 8.3]
+    np.testing.assert_allclose(found.window_start_s, starts)
+    np.testing.assert_allclose(found.window_end_s, np.add(starts, 4))
+    pieces = [x[round(s * RATE) : round(s * RATE) + 4 * RATE] for s in starts]
+    expected = [textbook_scores(checkpoint, np.resize(piece, 10 * RATE)) for piece in pieces]
+    np.testing.assert_allclose(found.window_scores, expected, atol=1e-5)
+    assert found.window_s == 4 and tagger.predict(x, window_s=4).hop_s == 4
+
+
 def test_one_gives_one_and_a_list_a_list(tagger, tmp_path):
     x, y = sound(3, 1), sound(12, 2)
     soundfile.write(tmp_path / "y.wav", y, RATE, subtype="FLOAT")
@@ -210,6 +222,8 @@ def test_predict_each_is_lazy(tagger):
     [
         (lambda t: t.predict(sound(1), aggregate="sum"), "aggregate must be one of max, mean"),
         (lambda t: t.predict(sound(1), hop_s=11), r"hop_s must be .* \(0, 10\]"),
+        (lambda t: t.predict(sound(1), window_s=10.1), r"window_s must be .* \(0, 10\]"),
+        (lambda t: t.predict(sound(1), window_s=2, hop_s=3), r"hop_s must be .* \(0, 2\]"),
         (lambda t: t.predict(sound(1), batch_size=0), "batch_size must be a positive integer"),
         (lambda t: t.predict_each("street.wav"), "put it in a list"),
         (lambda t: t.predict([0.1, 0.2]), "numpy.asarray"),

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from audiotag.errors import InvalidInputError
-from audiotag.windows import cut_windows, hop_samples, tile, window_starts
+from audiotag.windows import cut_windows, span_samples, tile, window_starts
 
 
 def slow_starts(n: int, window: int, hop: int) -> list[int]:
@@ -60,4 +60,4 @@ def test_no_samples_is_an_error():
 @pytest.mark.parametrize("hop", [0, -1, 10.001, float("nan"), float("inf"), "x", None, 1e-9])
 def test_hop_out_of_range_names_argument_and_range(hop):
     with pytest.raises(InvalidInputError, match=r"hop_s must be .* \(0, 10\]"):
-        hop_samples(hop, 320_000, 32_000)
+        span_samples(hop, 320_000, 32_000, "hop_s")
