@@ -369,7 +369,7 @@ def test_upload_that_arrives_changed_is_seen(hub, folder, monkeypatch):
     commit = type(hub).publish
 
     def spoil(handler, repository, repo_id):
-        commit(hub, repo_id, {"model.safetensors": b"something else"})
+        commit(hub, repo_id, {"model.safetensors": (folder / "model.safetensors").read_bytes()[::-1]})
         handler.json({"commitUrl": f"{hub.url}/{repo_id}/commit/x", "commitOid": repository.commits[-1][0]})
 
     monkeypatch.setattr(hub.RequestHandlerClass, "commit", spoil)
@@ -434,6 +434,7 @@ def test_pinning_a_release_file(hub, manifest_file, cache, monkeypatch, tmp_path
     torch.save(made.state, tmp_path / "x.pt")
     hub.releases["mn01_as_mAP_298.pt"] = (tmp_path / "x.pt").read_bytes()
     assert publish.main(["--manifest", str(manifest_file), "pin", "mn01_as"]) == 0
+    assert manifest_file.is_symlink() and not manifest_file.resolve().is_symlink()
     source = parse(manifest_file.read_text()).entries["mn01_as"].sources[1]
     assert (source.size, source.sha256, source.git_blob_sha1) == digests(tmp_path / "x.pt")
     assert source.sha256 in capsys.readouterr().out
