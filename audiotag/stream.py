@@ -16,7 +16,7 @@ from .resample import Resampler, check_rate
 from .sliding import LogMelWindow, SlidingLogMel
 from .tags import Event, Tag, top_tags
 from .tracker import MAX_GAP_S, EventTracker, Onset
-from .windows import hop_samples, tile
+from .windows import span_samples, tile
 
 if TYPE_CHECKING:
     from .tagger import Tagger
@@ -123,7 +123,7 @@ class Stream:
         self._engine = tagger._engine
         self._rate_hz = tagger.config.frontend.sample_rate_hz
         window = tagger.config.window_samples
-        hop = hop_samples(hop_s, window, self._rate_hz)
+        hop = span_samples(hop_s, window, self._rate_hz, "hop_s")
         self.hop_s = hop / self._rate_hz
         self._labels = tagger.labels
         self._sliding = SlidingLogMel(self._engine.frontend, window_samples=window, hop_samples=hop)
