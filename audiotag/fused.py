@@ -32,7 +32,7 @@ from .dymn import N_KERNELS, N_SLOPES, DyMN, DynamicBlock
 from .errors import InvalidInputError
 from .mobilenet import MN, Output, SqueezeExcitation
 
-ONEDNN_MIN_PRODUCTS = 1_000_000  # multiply-adds below which a plain product, quicker to start, is quicker
+ONEDNN_MIN_PRODUCTS, ONEDNN_MIN_ROWS = 1_000_000, 16  # multiply-adds and rows below which a plain product is quicker
 
 
 def _folded(norm: Any) -> tuple[Tensor, Tensor]:
@@ -51,10 +51,19 @@ def _activate(x: Tensor, act: str) -> Tensor:
 
 
 def _pointwise(x: Tensor, weight: Tensor, bias: Tensor, act: str = "") -> Tensor:
-    """1x1 convolution of contiguous rows (..., C) by `weight` (E, C), then the activation."""
-    if x.device.type == "cpu" and x.numel() * weight.shape[0] > ONEDNN_MIN_PRODUCTS and _has_onednn(x.dtype):
-        return torch.ops.mkldnn._linear_pointwise(x, weight, bias, _ONEDNN_NAMES[act], [], "")
-    return _activate(F.linear(x, weight, bias), act)
+    """1x1 convolution of contiguous rows (..., C) by `weight` (C, E), then the activation.
+
+    oneDNN's product takes half the time of the plain one and activates on the way, but starts slowly. The plain one
+    reads a weight laid out as (C, E), not (E, C), several times faster where rows are few.
+    """
+    products = x.numel() * weight.shape[1]
+    if products > ONEDNN_MIN_PRODUCTS and products > ONEDNN_MIN_ROWS * weight.numel() and _uses_onednn(x):
+        return torch.ops.mkldnn._linear_pointwise(x, weight.t(), bias, _ONEDNN_NAMES[act], [], "")
+    return _activate(F.linear(x, weight.t(), bias), act)
+
+
+def _uses_onednn(x: Tensor) -> bool:
+    return x.device.type == "cpu" and _has_onednn(x.dtype)
 
 
 _ONEDNN_NAMES = {"": "none", "relu": "relu", "hswish": "hardswish", "sigmoid": "sigmoid"}
@@ -64,14 +73,13 @@ _ONEDNN_NAMES = {"": "none", "relu": "relu", "hswish": "hardswish", "sigmoid": "
 def _has_onednn(dtype: torch.dtype) -> bool:
     """Whether this torch, on this CPU, has oneDNN's matrix product with an activation."""
     x = torch.linspace(-1, 1, 64).reshape(2, 32).to(dtype)
-    weight, bias = x.flip(0), x[:, 0].contiguous()
+    weight, bias = x.flip(0).t().contiguous().t(), x[:, 0].contiguous()
     try:
         y = torch.ops.mkldnn._linear_pointwise(x, weight, bias, "hardswish", [], "")
     except (AttributeError, RuntimeError, NotImplementedError):
         return False
-    return torch.allclose(
-        y.float(), F.hardswish(F.linear(x.float(), weight.float(), bias.float())), rtol=0.02, atol=0.02
-    )
+    expected = F.hardswish(F.linear(x.float(), weight.float(), bias.float()))
+    return torch.allclose(y.float(), expected, rtol=0.02, atol=0.02)
 
 
 def _depthwise(x: Tensor, weight: Tensor, bias: Tensor, stride: int) -> Tensor:
@@ -90,10 +98,10 @@ def _samples_at_once(x: Tensor) -> int:
 
 
 def _pointwise_each(x: Tensor, weight: Tensor, bias: Tensor, act: str = "") -> Tensor:
-    """`_pointwise` of (B, F, T, C) with kernels (B, E, C) of their own."""
+    """`_pointwise` of (B, F, T, C) with kernels (B, C, E) of their own."""
     if x.shape[0] == 1:
         return _pointwise(x, weight[0], bias, act)
-    y = torch.baddbmm(bias, x.flatten(1, 2), weight.transpose(1, 2))
+    y = torch.baddbmm(bias, x.flatten(1, 2), weight)
     return _activate(y.view(*x.shape[:3], -1), act)
 
 
@@ -125,7 +133,7 @@ class _Pointwise(_Part):
 
     def __init__(self, layers: Any, act: str) -> None:
         scale, shift = _folded(layers[1])
-        super().__init__(weight=layers[0].weight.flatten(1) * scale[:, None], bias=shift)
+        super().__init__(weight=(layers[0].weight.flatten(1) * scale[:, None]).t(), bias=shift)
         self.act = act
 
     def forward(self, x: Tensor) -> Tensor:
@@ -149,11 +157,11 @@ class _Gates(_Part):
 
     def __init__(self, module: Any) -> None:
         gate = module.conc_se_layers[0]
-        super().__init__(w1=gate.fc1.weight, b1=gate.fc1.bias, w2=gate.fc2.weight, b2=gate.fc2.bias)
+        super().__init__(w1=gate.fc1.weight.t(), b1=gate.fc1.bias, w2=gate.fc2.weight.t(), b2=gate.fc2.bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        hidden = F.linear(x.mean((1, 2)), self.w1, self.b1).relu_()
-        return x.mul_(F.linear(hidden, self.w2, self.b2).sigmoid_()[:, None, None])
+        hidden = _pointwise(x.mean((1, 2)), self.w1, self.b1, "relu")
+        return x.mul_(_pointwise(hidden, self.w2, self.b2, "sigmoid")[:, None, None])
 
 
 class _StaticBlock(nn.Module):
@@ -195,13 +203,13 @@ class _DynamicBlock(_Part):
         biases.append(coef.bias.reshape(expanded, 2 * N_SLOPES).t().flatten() / 2)
         scale, shift = _folded(context.joint_norm)
         tensors = {
-            "context_weight": context.joint_conv.weight.flatten(1) * scale[:, None],
+            "context_weight": (context.joint_conv.weight.flatten(1) * scale[:, None]).t(),
             "context_bias": shift,
-            "heads_weight": torch.cat(weights),
+            "heads_weight": torch.cat(weights).t(),
             "heads_bias": torch.cat(biases),
-            "gate_f_weight": context.conv_f.weight.flatten(1),
+            "gate_f_weight": context.conv_f.weight.flatten(1).t(),
             "gate_f_bias": context.conv_f.bias,
-            "gate_t_weight": context.conv_t.weight.flatten(1),
+            "gate_t_weight": context.conv_t.weight.flatten(1).t(),
             "gate_t_bias": context.conv_t.bias,
             "lambdas": block.depth_act.lambdas.view(2 * N_SLOPES, 1, 1, 1),
             "initial": block.depth_act.init_v.view(2 * N_SLOPES, 1, 1, 1),
@@ -209,6 +217,8 @@ class _DynamicBlock(_Part):
         for name, (conv, norm) in zip(("expand", "depth", "project")[-len(convs) :], convs, strict=True):
             scale, shift = _folded(norm)
             bank = conv.weight[0, 0].reshape(N_KERNELS, conv.shape[0], -1) * scale[:, None]
+            if conv.groups == 1:
+                bank = bank.transpose(1, 2)  # (K, inputs, outputs)
             tensors[f"{name}_bank"], tensors[f"{name}_bias"] = bank.flatten(1), shift
         super().__init__(**tensors)
         self.expands, self.residual, self.stride = block.expands, block.residual, context.stride
@@ -219,7 +229,7 @@ class _DynamicBlock(_Part):
         batch, freq = x.shape[:2]
         g = torch.cat([x.mean(2), x.mean(1)], 1)  # (B, F + T, C)
         g = _pointwise(g, self.context_weight, self.context_bias, "hswish")  # (B, F + T, H)
-        heads = F.linear(g.mean(1), self.heads_weight, self.heads_bias)  # (B, (2 or 3) K + 2M E)
+        heads = _pointwise(g.mean(1), self.heads_weight, self.heads_bias)  # (B, (2 or 3) K + 2M E)
         gate_f = self._gate(g[:, :freq], self.gate_f_weight, self.gate_f_bias)  # (B, F', E)
         gate_t = self._gate(g[:, freq:], self.gate_t_weight, self.gate_t_bias)  # (B, T', E)
 
@@ -248,7 +258,7 @@ class _DynamicBlock(_Part):
         batch, inputs = x.shape[0], x.shape[3]
         y = x
         if self.expands:
-            kernels = (attention[:, 0] @ self.expand_bank).view(batch, self.expanded, inputs)
+            kernels = (attention[:, 0] @ self.expand_bank).view(batch, inputs, self.expanded)
             y = _pointwise_each(y, kernels, self.expand_bias, self.act)
         kernels = (attention[:, -2] @ self.depth_bank).view(batch, self.expanded, -1)
         y = _depthwise_each(y, kernels, self.depth_bias, self.stride)
@@ -256,7 +266,7 @@ class _DynamicBlock(_Part):
         other = torch.addcmul(intercept_2, slope_2, y)
         y = torch.addcmul(intercept_1, slope_1, y, out=y)
         y = torch.maximum(y, other, out=y).mul_(gate_t[:, None])
-        kernels = (attention[:, -1] @ self.project_bank).view(batch, -1, self.expanded)
+        kernels = (attention[:, -1] @ self.project_bank).view(batch, self.expanded, -1)
         y = _pointwise_each(y, kernels, self.project_bias)
         return y.add_(x) if self.residual else y
 
@@ -282,32 +292,37 @@ class FusedNetwork(nn.Module):
             # Convolution, batch norm and mean are all linear, so the mean may come first.
             self.labels: _Part = _Pointwise(head[:2], "")
         else:
-            self.hidden = _Part(weight=head[2].weight, bias=head[2].bias)
-            self.labels = _Part(weight=head[5].weight, bias=head[5].bias)
+            self.hidden = _Part(weight=head[2].weight.t(), bias=head[2].bias)
+            self.labels = _Part(weight=head[5].weight.t(), bias=head[5].bias)
 
-    @torch.no_grad()
     def forward(self, x: Tensor, taps: tuple[str, ...] = ()) -> Output:
         """Logits and features of log-mel spectrograms (B, 1, mels, frames), as float32."""
+        with torch.inference_mode():  # the least work per step
+            logits, embedding, found = self._run(x, taps)
+        with torch.no_grad():  # copies that may go on into training, as inference mode's tensors may not
+            copies = {name: value.float().clone() for name, value in found.items()}
+            return Output(logits.float().clone(), embedding.float().clone(), copies)
+
+    def _run(self, x: Tensor, taps: tuple[str, ...]) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
         found: dict[str, Tensor] = {}
 
         def tap(name: str, rows: Tensor) -> Tensor:
             if name in taps:
-                found[name] = rows.mean((1, 2)).float()
+                found[name] = rows.mean((1, 2))
             return rows
 
-        rows = tap("stem", self.stem(x.to(self.stem.weight.dtype).movedim(1, 3)))  # (B, F, T, C)
+        image = x.to(self.stem.weight.dtype).movedim(1, 3)  # (B, mels, frames, 1)
+        rows = tap("stem", self.stem(image))  # (B, F, T, C)
         for i, block in enumerate(self.blocks):
             rows = tap(f"block{i}", block(rows))
-        embedding = self.last(rows).mean((1, 2))  # (B, 6C)
+        embedding = features = self.last(rows).mean((1, 2))  # (B, 6C)
         if "embedding" in taps:
-            found["embedding"] = embedding.float()
-        features = embedding
+            found["embedding"] = embedding
         if not self.fully_convolutional:
             features = _pointwise(embedding, self.hidden.weight, self.hidden.bias, "hswish")
             if "hidden" in taps:
-                found["hidden"] = features.float()
-        logits = F.linear(features, self.labels.weight, self.labels.bias)
-        return Output(logits.float(), embedding.float(), found)
+                found["hidden"] = features
+        return _pointwise(features, self.labels.weight, self.labels.bias), embedding, found
 
 
 def fuse(network: nn.Module, *, dtype: torch.dtype | None = None, compile: bool = False) -> nn.Module:
