@@ -5,6 +5,7 @@ import os
 import shutil
 import socket
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -102,3 +103,20 @@ def shared_dir():
     if not (folder / "reference").is_dir():
         pytest.skip("no reference data in ../shared")
     return folder
+
+
+@pytest.fixture(scope="session")
+def tiny():
+    """A tiny MN with facts."""
+    from .tiny import tiny_checkpoint
+
+    card = {"licence": "MIT", "trained_on": "noise", "mean_average_precision": 0.25}
+    return replace(tiny_checkpoint("mn"), card=card)
+
+
+@pytest.fixture(scope="session")
+def folder(tiny, tmp_path_factory):
+    """The tiny MN as a folder for the Hub."""
+    from audiotag.convert import save_checkpoint
+
+    return save_checkpoint(tiny, tmp_path_factory.mktemp("made") / "tiny")

@@ -6,7 +6,6 @@ import logging
 import os
 import subprocess
 import sys
-import textwrap
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -343,7 +342,7 @@ print(fetch_file(url, Source("release", "weights.pt", sha256=sha256), Path(path)
 def test_eight_processes_download_once(server, cache):
     server.faults = [Fault(delay_s=0.3, cut_after=1_000_000), Fault(delay_s=0.3)]  # long enough for all to queue
     path = cache / "audiotag" / NAME
-    command = [sys.executable, "-c", textwrap.dedent(CLIENT), server.release_url + NAME, SHA256, str(path)]
+    command = [sys.executable, "-c", CLIENT, server.release_url + NAME, SHA256, str(path)]
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True, "cwd": ROOT}
     clients = [subprocess.Popen(command, **pipes) for _ in range(8)]
     for client in clients:
@@ -367,7 +366,7 @@ def test_threads_download_once(server, cache):
 def test_killed_download_releases_the_lock(server, cache):
     server.faults = [Fault(delay_s=30)]
     path = cache / "audiotag" / NAME
-    command = [sys.executable, "-c", textwrap.dedent(CLIENT), server.release_url + NAME, SHA256, str(path)]
+    command = [sys.executable, "-c", CLIENT, server.release_url + NAME, SHA256, str(path)]
     client = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT)
     client.stdin.write("\n")
     client.stdin.flush()

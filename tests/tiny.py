@@ -40,3 +40,10 @@ def tiny_checkpoint(architecture="dymn", **network):
     torch.random.set_rng_state(generator)
     labels = None if config.n_labels == 527 else tuple(f"label {i}" for i in range(config.n_labels))
     return Checkpoint(CheckpointConfig("tiny", config, labels=labels), module.eval().state_dict(), "a test")
+
+
+def same(a, b):
+    """Whether two checkpoints are equal in configuration, facts and every tensor."""
+    return (
+        a.config == b.config and a.card == b.card and all(torch.equal(a.state[name], b.state[name]) for name in a.state)
+    )
