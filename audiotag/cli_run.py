@@ -10,7 +10,7 @@ from contextlib import ExitStack
 from typing import Any
 
 from .cli_models import add_cache_option, add_unverified_option
-from .cli_work import check_use, destination, fingerprint, load_tagger, run, silence, stdin, stdout
+from .cli_work import check_use, destination, fingerprint, load_tagger, run, silence, stdin
 from .errors import InvalidInputError
 from .inputs import STDIN
 
@@ -256,13 +256,13 @@ def _run_predictions(
     task = Task(
         analyse=lambda sources, progress: tagger.predict_each(sources, **analysis, **speed, progress=progress),
         describe=lambda _, prediction: describe(prediction, **options),
-        opened=lambda path: open_writer(form, kind, stdout(form.name) if path is None else path),
+        opened=lambda place: open_writer(form, kind, place),
         suffix=form.suffix,
         one_input=form.name if form.one_recording else None,
         batch_size=speed["batch_size"],
         fingerprint=fingerprint(args, tagger, {"format": form.name, **analysis, **options}, speed["batch_size"]),
     )
-    return run(args, task, target)
+    return run(args, task, target, text=form.name == "text")
 
 
 def run_embed(args: argparse.Namespace) -> int:
@@ -284,13 +284,13 @@ def run_embed(args: argparse.Namespace) -> int:
     task = Task(
         analyse=lambda sources, progress: tagger.embed_each(sources, **analysis, **speed, progress=progress),
         describe=lambda source, found: files.embedding_record(source, found, per=args.per),
-        opened=lambda path: files.open_writer(name, stdout(name) if path is None else path, features, args.per),
+        opened=lambda place: files.open_writer(name, place, features, args.per),
         suffix=f".{name}",
         one_input="npy with --per window" if name == "npy" and args.per == "window" else None,
         batch_size=speed["batch_size"],
         fingerprint=fingerprint(args, tagger, {"format": name, "per": args.per, **analysis}, speed["batch_size"]),
     )
-    return run(args, task, target)
+    return run(args, task, target, text=False)
 
 
 def run_plot(args: argparse.Namespace) -> int:

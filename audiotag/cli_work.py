@@ -80,8 +80,8 @@ def check_use(args: argparse.Namespace, target: Destination, *, binary: bool) ->
         stdin()
 
 
-def run(args: argparse.Namespace, task: Task, target: Destination) -> int:
-    """Work through the inputs that the options name; returns the exit code."""
+def run(args: argparse.Namespace, task: Task, target: Destination, *, text: bool) -> int:
+    """Work through the inputs that the options name; returns the exit code. `text` is for people, not for machines."""
     from .runs import Reporter, to_file, to_folder, to_stream
 
     reporter = Reporter(quiet=args.quiet)
@@ -94,8 +94,11 @@ def run(args: argparse.Namespace, task: Task, target: Destination) -> int:
                 yield from read_list(listed, args.from_file)
 
         inputs = expand(args.paths, entries())
-        if target.path is None or not (target.is_file or target.is_folder):
-            return to_stream(task, inputs, target.path, reporter)
+        if target.path is None:
+            return to_stream(task, inputs, stdout(text=text), None, reporter)
+        if not (target.is_file or target.is_folder):
+            stream = stack.enter_context(open(target.path, "w", encoding="utf-8", newline=""))
+            return to_stream(task, inputs, stream, str(target.path), reporter)
         if target.is_folder:
             root = common_folder(chain(args.paths, entries()))
             return to_folder(task, inputs, root, target.path, reporter, resume=args.resume)
@@ -128,9 +131,9 @@ def stdin() -> IO[bytes]:
     return sys.stdin.buffer
 
 
-def stdout(form: str) -> IO[Any]:
+def stdout(*, text: bool) -> IO[str]:
     """Standard output; UTF-8 and its own line ends for what machines read."""
-    if form != "text" and isinstance(sys.stdout, io.TextIOWrapper):
+    if not text and isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(encoding="utf-8", newline="")
     return sys.stdout
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import AbstractContextManager, ExitStack, closing
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from tqdm import tqdm
 
@@ -60,8 +60,8 @@ class Task:
     describe : callable
         A path and its result to the record that is written.
     opened : callable
-        A path to a context manager whose ``write(record)`` fills a file there: `writers.open_writer` with its options.
-        None is standard output.
+        A path, or an open text stream, to a context manager whose ``write(record)`` fills it: `writers.open_writer`
+        with its options.
     suffix : str
         Ending of files of one input.
     one_input : str or None
@@ -74,7 +74,7 @@ class Task:
 
     analyse: Callable[[Iterable[Any], Callable[..., None]], Iterator[tuple[Any, Any]]]
     describe: Callable[[str, Any], Record]
-    opened: Callable[[Path | None], AbstractContextManager[Any]]
+    opened: Callable[[Path | IO[str]], AbstractContextManager[Any]]
     suffix: str
     one_input: str | None
     batch_size: int
@@ -206,18 +206,21 @@ class Reporter:
             self._bar = None
 
 
-def to_stream(task: Task, inputs: Iterable[Input], stream: Path | None, reporter: Reporter) -> int:
-    """Write to standard output (None) or to a pipe or device as results come."""
+def to_stream(task: Task, inputs: Iterable[Input], stream: IO[str], where: str | None, reporter: Reporter) -> int:
+    """Write to an open stream as results come; `where` names it if it is not standard output."""
     with tempfile.TemporaryDirectory(prefix="audiotag-") as folder:
         plan = Plan(Path(folder) / "inputs.jsonl")
         plan.write(reporter.finding(inputs))
-        _check_one(task, plan, "standard output" if stream is None else str(stream))
+        _check_one(task, plan, where or "standard output")
         reporter.start(plan)
-        with task.opened(stream) as writer, closing(worked(plan, task, reporter)) as results:
-            for item, entry in results:
-                writer.write(entry.record)
-                reporter.done(item, entry)
-    reporter.summary(None if stream is None else str(stream))
+        try:
+            with task.opened(stream) as writer, closing(worked(plan, task, reporter)) as results:
+                for item, entry in results:
+                    writer.write(entry.record)
+                    reporter.done(item, entry)
+        finally:
+            reporter.close()
+    reporter.summary(where)
     return reporter.tally.exit_code
 
 

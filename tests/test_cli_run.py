@@ -305,7 +305,7 @@ def test_a_reader_that_leaves_and_a_device_as_output(model: str, here: Path) -> 
     done = subprocess.run(["bash", "-c", script], capture_output=True, text=True, env=environment)
     lines = done.stdout.splitlines()
     assert lines[1] in ("0", "1"), "1: all was written before head left"
-    assert int(lines[2]) > 40
+    assert int(lines[2]) > 40, done.stderr
     assert "Traceback" not in done.stderr and "Broken" not in done.stderr
 
 
@@ -325,4 +325,4 @@ def test_killed_at_random_and_resumed() -> None:
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     done = subprocess.run(words, cwd=Path(__file__).parents[1], capture_output=True, text=True, env=environment)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "2 runs of 30 files" in done.stdout
+    assert "2 runs of 20 files" in done.stdout

@@ -82,7 +82,7 @@ class Run:
         values: dict[str, Any] = {
             "analyse": analyse,
             "describe": lambda path, prediction: tag_record(prediction),
-            "opened": lambda path: open_writer(form, "tags", sys.stdout if path is None else path),
+            "opened": lambda place: open_writer(form, "tags", place),
             "suffix": form.suffix,
             "one_input": None,
             "batch_size": 1,
@@ -129,9 +129,8 @@ def test_a_file_is_what_the_writer_writes_of_all_inputs_in_order(run: Run, form:
     assert not (run.folder / "out.partial").exists()
 
 
-def test_stdout_gets_each_record_at_once(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_stream_gets_each_record_at_once(run: Run) -> None:
     out = io.StringIO()
-    monkeypatch.setattr(sys, "stdout", out)
     task = run.task()
     seen = []
 
@@ -141,7 +140,7 @@ def test_stdout_gets_each_record_at_once(run: Run, monkeypatch: pytest.MonkeyPat
             yield found
 
     changed = Task(**{**task.__dict__, "analyse": analyse})
-    assert to_stream(changed, expand([str(run.inputs)]), None, Reporter(quiet=True)) == 1
+    assert to_stream(changed, expand([str(run.inputs)]), out, None, Reporter(quiet=True)) == 1
     assert seen == list(range(len(NAMES)))
 
 
