@@ -135,17 +135,26 @@ def _paper() -> Recipe:
 
 def _open() -> Recipe:
     """Features first, scores last, on endless mixtures scored as they are made; needs an MN of the student's width."""
-    ramp = {"rampdown_start": 0, "last_rate": 0.02}
     return Recipe(
         "open",
         NetworkConfig("dymn", 0.4),
         (
-            Phase("blocks", 2_000, 4.0, 8, 3e-3, rampdown_steps=2_000, **ramp),  # type: ignore[arg-type]
-            Phase("halves", 2_000, 4.0, 8, 2e-3, rampdown_steps=2_000, **ramp),  # type: ignore[arg-type]
-            Phase("whole", 8_000, 4.0, 16, 1.5e-3, rampdown_start=2_000, rampdown_steps=6_000, feature_weight=0.3),
+            Phase("blocks", 1_200, 4.0, 8, 3e-3, rampdown_start=600, rampdown_steps=600, last_rate=0.5),
+            Phase("halves", 2_000, 4.0, 16, 1.2e-3, rampdown_start=800, rampdown_steps=1_200, last_rate=0.05),
+            Phase(
+                "whole",
+                5_000,
+                4.0,
+                16,
+                8e-4,
+                rampdown_start=2_000,
+                rampdown_steps=3_000,
+                last_rate=0.2,
+                feature_weight=0.3,
+            ),
+            Phase("whole", 1_000, 10.0, 8, 1.6e-4, rampdown_start=100, rampdown_steps=900, feature_weight=0.3),
         ),
-        ema_decay=0.999,
-        gradient_clip=5.0,
+        ema_decay=0.998,
     )
 
 

@@ -162,7 +162,8 @@ def distil(
         "trained_on": str(bank),
         "teachers": list(teachers),
     }
-    return export(module.trained(), config, card, folder / EXPORT_FILE)
+    path = folder / EXPORT_FILE
+    return export(module.trained(), config, card, path) if trainer.is_global_zero else path
 
 
 def read_log(folder: str | Path) -> dict[str, list[tuple[int, float]]]:
