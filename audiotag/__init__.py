@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from .embeddings import WindowEmbeddings
     from .errors import (
         AudioError,
         AudiotagError,
@@ -21,20 +22,24 @@ if TYPE_CHECKING:
         DownloadError,
         InvalidInputError,
         MissingDependencyError,
+        OutputError,
         VerificationError,
     )
     from .labels import Label, LabelSet, audioset_labels
     from .results import Event, Prediction, Tag
-    from .stream import Stream
-    from .tagger import Tagger, WindowEmbeddings
+    from .stream import Stream, StreamWindow
+    from .tagger import Tagger
+    from .tracker import Onset
 
 _HOME = {
     "Tagger": "tagger",
-    "WindowEmbeddings": "tagger",
+    "WindowEmbeddings": "embeddings",
     "Prediction": "results",
     "Tag": "results",
     "Event": "results",
     "Stream": "stream",
+    "StreamWindow": "stream",
+    "Onset": "tracker",
     "Label": "labels",
     "LabelSet": "labels",
     "audioset_labels": "labels",
@@ -45,6 +50,7 @@ _HOME = {
     "DownloadError": "errors",
     "VerificationError": "errors",
     "MissingDependencyError": "errors",
+    "OutputError": "errors",
 }
 __all__ = [
     "AudioError",
@@ -56,8 +62,11 @@ __all__ = [
     "Label",
     "LabelSet",
     "MissingDependencyError",
+    "Onset",
+    "OutputError",
     "Prediction",
     "Stream",
+    "StreamWindow",
     "Tag",
     "Tagger",
     "VerificationError",

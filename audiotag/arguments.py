@@ -42,7 +42,7 @@ def usable_device(device: str | torch.device | None) -> torch.device:
 
 
 def usable_dtype(dtype: str | torch.dtype | None) -> torch.dtype:
-    found = DTYPES.get(dtype, dtype) if isinstance(dtype, str) else dtype or torch.float32
-    if found not in DTYPES.values():
+    found = DTYPES.get(dtype) if isinstance(dtype, str) else dtype or torch.float32
+    if found is None or found not in DTYPES.values():
         raise InvalidInputError(f"dtype must be one of {', '.join(DTYPES)}, got {dtype!r}")
     return found

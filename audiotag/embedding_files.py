@@ -23,7 +23,7 @@ from .errors import InvalidInputError, MissingDependencyError
 from .writers import whole_file
 
 if TYPE_CHECKING:
-    from .tagger import WindowEmbeddings
+    from .embeddings import WindowEmbeddings
 
 FORMATS = ("npz", "npy", "parquet", "jsonl")
 PARQUET_ROWS = 1000

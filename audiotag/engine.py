@@ -114,21 +114,19 @@ class Engine:
                     yield from cut_windows(stream.blocks(), window, hop)
                 yield _Closed(tuple(stream.warnings))
 
-        waiting: list[tuple[Analysis, Window | LogMelWindow]] = []
+        waiting: list[tuple[Analysis, int, int, Any]] = []  # whose, start, stop, samples or log-mel
 
         def run() -> None:
             if not waiting:
                 return
-            if shares:
-                logmel = torch.stack([w.logmel for _, w in waiting])
-            else:
-                logmel = self.logmel(np.stack([tile(w.samples, whole) for _, w in waiting]))
+            inputs = [entry[3] for entry in waiting]
+            logmel = torch.stack(inputs) if shares else self.logmel(np.stack(inputs))
             rows = self.scores(logmel) if layers is None else self.features(logmel, layers)
-            for (analysis, w), row in zip(waiting, rows, strict=True):
-                analysis.start_s.append(w.start / rate)
-                analysis.end_s.append(w.stop / rate)
+            for (analysis, start, stop, _), row in zip(waiting, rows, strict=True):
+                analysis.start_s.append(start / rate)
+                analysis.end_s.append(stop / rate)
                 analysis.rows.append(row)
-                analysis.duration_s = max(analysis.duration_s, w.stop / rate)
+                analysis.duration_s = max(analysis.duration_s, stop / rate)
             waiting.clear()
 
         finished: deque[tuple[Any, Analysis | AudiotagError]] = deque()
@@ -138,7 +136,8 @@ class Engine:
             if isinstance(value, _Opened):
                 current, expected_s = Analysis(value.name), value.duration_s
             elif isinstance(value, (Window, LogMelWindow)):
-                waiting.append((current, value))
+                shown = value.logmel if isinstance(value, LogMelWindow) else tile(value.samples, whole)
+                waiting.append((current, value.start, value.stop, shown))
                 if len(waiting) >= batch_size:
                     run()
                     if progress is not None:

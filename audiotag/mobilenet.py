@@ -7,7 +7,7 @@ is MobileNetV3-Large (Howard et al., arXiv 1905.02244).
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -160,7 +160,7 @@ class SqueezeExcitation(nn.Module):
         self.conc_se_layers = nn.ModuleList([gate])
 
     def forward(self, x: Tensor) -> Tensor:
-        gate = self.conc_se_layers[0]
+        gate: Any = self.conc_se_layers[0]
         scale = gate.fc2(torch.relu(gate.fc1(x.mean((2, 3))))).sigmoid()  # (B, C)
         return x * scale[:, :, None, None]
 
@@ -211,9 +211,7 @@ class MN(nn.Module):
         return run_network(self.features[0], self.features[1:-1], self.features[-1], self.classifier, x, taps)
 
 
-def run_network(
-    stem: nn.Module, blocks: nn.Module, last: nn.Module, head: nn.Module, x: Tensor, taps: tuple[str, ...]
-) -> Output:
+def run_network(stem: nn.Module, blocks: Any, last: nn.Module, head: Any, x: Tensor, taps: tuple[str, ...]) -> Output:
     """Run a network's parts in order, pooling the feature maps that `taps` names (see `tap_channels`)."""
     found: dict[str, Tensor] = {}
 
@@ -223,15 +221,15 @@ def run_network(
         return feature_map
 
     x = tap("stem", stem(x))
-    for i, block in enumerate(blocks):  # type: ignore[arg-type]
+    for i, block in enumerate(blocks):
         x = tap(f"block{i}", block(x))
     x = last(x)  # (B, 6C, F, T)
     embedding = x.mean((2, 3))  # (B, 6C)
     if "embedding" in taps:
         found["embedding"] = embedding
-    if isinstance(head[0], nn.Conv2d):  # type: ignore[index]
+    if isinstance(head[0], nn.Conv2d):
         return Output(head(x).flatten(1), embedding, found)
-    hidden = head[3](head[2](embedding))  # type: ignore[index]
+    hidden = head[3](head[2](embedding))
     if "hidden" in taps:
         found["hidden"] = hidden
-    return Output(head[5](head[4](hidden)), embedding, found)  # type: ignore[index]
+    return Output(head[5](head[4](hidden)), embedding, found)

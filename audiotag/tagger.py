@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,35 +12,21 @@ import torch
 
 from .arguments import checked_sources, positive, usable_device, usable_dtype
 from .checkpoints import Checkpoint, build, load_checkpoint
+from .embeddings import MID_LAYERS, WindowEmbeddings
 from .engine import Analysis, Engine, Progress
 from .errors import AudiotagError, InvalidInputError
+from .events import ON
 from .fused import fuse
 from .labels import LabelSet, audioset_labels
 from .mobilenet import tap_channels
 from .results import Prediction
+from .tracker import MAX_GAP_S
 from .windows import span_samples
 
 if TYPE_CHECKING:
     from .stream import Stream
 
 AGGREGATES = ("max", "mean")
-# The mid-network blocks, counted from 0, and mel means that scored best for MN on HEAR: 86.2 against 76.2 for the
-# last layer ("Low-Complexity Audio Embedding Extractors", arXiv 2303.01879; 600 numbers at width 1).
-MID_LAYERS = ("block4", "block10", "block12", "block14", "logmel")
-
-
-@dataclass(frozen=True)
-class WindowEmbeddings:
-    """Embeddings of one recording's windows.
-
-    vectors: float32 (windows, features). start_s, end_s: float64 (windows,), seconds in the recording. warnings: what
-    was not as it should be, e.g. that the file is cut short.
-    """
-
-    vectors: np.ndarray
-    start_s: np.ndarray
-    end_s: np.ndarray
-    warnings: tuple[str, ...] = ()
 
 
 class Tagger:
@@ -194,9 +179,15 @@ class Tagger:
             An argument is out of range.
         """
         many = isinstance(audio, list)
-        options = {"sample_rate": sample_rate, "hop_s": hop_s, "aggregate": aggregate, "batch_size": batch_size}
-        options["window_s"] = window_s
-        results = [_raised(result) for _, result in self.predict_each(audio if many else [audio], **options)]
+        each = self.predict_each(
+            audio if many else [audio],
+            sample_rate=sample_rate,
+            hop_s=hop_s,
+            window_s=window_s,
+            aggregate=aggregate,
+            batch_size=batch_size,
+        )
+        results = [_raised(result) for _, result in each]
         return results if many else results[0]
 
     def predict_each(
@@ -244,8 +235,7 @@ class Tagger:
         batch_size: int | None = None,
     ) -> np.ndarray:
         """Clip scores alone: float32 (labels,) in [0, 1], or (inputs, labels) for a list. Arguments as in `predict`."""
-        options = {"sample_rate": sample_rate, "hop_s": hop_s, "aggregate": aggregate, "batch_size": batch_size}
-        results = self.predict(audio, **options)
+        results = self.predict(audio, sample_rate=sample_rate, hop_s=hop_s, aggregate=aggregate, batch_size=batch_size)
         if not isinstance(results, list):
             return np.array(results.scores)
         return np.stack([r.scores for r in results]) if results else np.empty((0, len(self.labels)), np.float32)
@@ -282,8 +272,9 @@ class Tagger:
         if per not in ("clip", "window"):
             raise InvalidInputError(f"per must be 'clip' or 'window', got {per!r}")
         many = isinstance(audio, list)
-        options = {"sample_rate": sample_rate, "hop_s": hop_s, "batch_size": batch_size}
-        results = [_raised(r) for _, r in self.embed_each(audio if many else [audio], layer=layer, **options)]
+        inputs = audio if many else [audio]
+        each = self.embed_each(inputs, layer=layer, sample_rate=sample_rate, hop_s=hop_s, batch_size=batch_size)
+        results = [_raised(result) for _, result in each]
         if per == "window":
             return results if many else results[0]
         if many and not results:
@@ -318,11 +309,34 @@ class Tagger:
             for source, result in runs
         )
 
-    def stream(self, *, sample_rate: int = 16_000, channels: int = 1, hop_s: float = 1.0, **options: Any) -> Stream:
-        """A live stream of audio, scored every `hop_s` seconds; see `audiotag.stream.Stream`."""
+    def stream(
+        self,
+        *,
+        sample_rate: int = 16_000,
+        channels: int = 1,
+        hop_s: float = 1.0,
+        on: float = ON,
+        off: float | None = None,
+        min_duration_s: float = 0.0,
+        max_gap_s: float = MAX_GAP_S,
+        include: Any = None,
+        exclude: Any = None,
+    ) -> Stream:
+        """A live stream of audio, scored every `hop_s` seconds; see `audiotag.stream.Stream` for the arguments."""
         from .stream import Stream
 
-        return Stream(self, sample_rate=sample_rate, channels=channels, hop_s=hop_s, **options)
+        return Stream(
+            self,
+            sample_rate=sample_rate,
+            channels=channels,
+            hop_s=hop_s,
+            on=on,
+            off=off,
+            min_duration_s=min_duration_s,
+            max_gap_s=max_gap_s,
+            include=include,
+            exclude=exclude,
+        )
 
     def save_pretrained(self, folder: str | os.PathLike) -> Path:
         """Write ``model.safetensors``, ``config.json`` and a model card, as `from_pretrained` reads them."""

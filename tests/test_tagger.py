@@ -11,7 +11,7 @@ import torch
 from audiotag import AudioError, AudiotagError, InvalidInputError, Prediction, Tagger
 from audiotag.frontend import LogMel
 from audiotag.networks import build_network
-from audiotag.tagger import MID_LAYERS
+from audiotag.embeddings import MID_LAYERS
 
 from .tiny import RATE, sound, tiny_checkpoint
 
