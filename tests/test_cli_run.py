@@ -318,7 +318,7 @@ def test_killed_at_random_and_resumed() -> None:
         "--times",
         "2",
         "--files",
-        "30",
+        "20",
         "--seed",
         str(os.getpid()),
     ]
