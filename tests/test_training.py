@@ -21,7 +21,7 @@ from audiotag.training.blockwise import blockwise_losses, crop_pair
 from audiotag.training.compose import composed_losses, logit_loss
 from audiotag.training.evaluate import evaluate_bank, scores_of
 from audiotag.training.objectives import PARTS, check_teacher, ensemble_scores, score_loss
-from audiotag.training.pieces import MixConfig, Mixer, PieceBank, rarity_weights
+from audiotag.training.pieces import MixConfig, Mixer, PieceBank, coloured_noise, rarity_weights
 from audiotag.training.prepare import prepare_bank
 from audiotag.training.recipes import Phase, recipe
 from audiotag.training.run import export
@@ -318,7 +318,7 @@ def test_a_piece_without_weight_is_never_drawn(bank):
     only = Mixer(
         pieces,
         np.arange(len(pieces)) == 2.0,
-        MixConfig(second_piece=0, third_piece=0, synthetic=0, speed=0, coloured=0),
+        MixConfig(second_piece=0, third_piece=0, synthetic=0, speed=0, coloured=0, noise=0),
     )
     for clip in only.clips(np.random.default_rng(0), 20, 8_000):
         loudest = np.abs(np.fft.rfft(clip * np.hanning(8_000))).argmax() * RATE / 8_000
@@ -349,6 +349,13 @@ def test_offline_batches_carry_labels_and_logits(bank):
         Batches(PieceBank.open(bank), recipe("paper"), logits=logits)
     with pytest.raises(InvalidInputError, match="logits"):
         Batches(PieceBank.open(bank), recipe("paper"), labels=labels)
+
+
+@pytest.mark.parametrize("exponent", [0.0, 0.5, 1.0])
+def test_noise_has_its_colour(exponent):
+    power = np.abs(np.fft.rfft(coloured_noise(np.random.default_rng(0), 64_000, exponent))) ** 2
+    octaves = [power[n : 2 * n].mean() for n in (1_000, 2_000, 4_000, 8_000, 16_000)]
+    np.testing.assert_allclose(np.diff(np.log2(octaves)), -2 * exponent, atol=0.2)
 
 
 def test_jitter_moves_the_filterbank_within_bounds():

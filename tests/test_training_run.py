@@ -111,6 +111,14 @@ def test_a_stopped_run_goes_on_as_if_nothing_had_happened(bank, teacher, tmp_pat
     assert read_log(tmp_path / "parts")["loss"] == read_log(tmp_path / "whole")["loss"]
 
 
+@pytest.mark.parametrize("frozen", [True, False])
+def test_frozen_norms_keep_their_statistics(bank, teacher, tmp_path, frozen):
+    only = Recipe("frozen", STUDENT, (replace(phase("whole"), frozen_norms=frozen),))
+    state = load_checkpoint(run(bank, tmp_path / "run", only, teacher)).state
+    means = torch.cat([value for name, value in state.items() if name.endswith("running_mean")])
+    assert (means == 0).all() == frozen
+
+
 def test_run_folders_are_not_overwritten(bank, teacher, tmp_path):
     with pytest.raises(InvalidInputError, match="holds no last"):
         run(bank, tmp_path / "none", FEATURES, teacher, resume=True)

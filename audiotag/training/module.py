@@ -119,6 +119,9 @@ class Distillation(lightning.LightningModule):
                     steps=self.recipe.temperature_steps,
                 )
             )
+        for module in self.student.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                module.train(not phase.frozen_norms)
         if phase.objective == "scores":
             loss, parts = self._score_step(batch, rng)
         else:

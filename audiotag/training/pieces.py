@@ -95,6 +95,8 @@ class MixConfig:
     coloured: float = 0.35  # share of clips with a tilted spectrum, a band limit, or both
     lowest_band_limit_hz: float = 3_000.0
     tilt_db: float = 12.0  # from one end of the spectrum to the other, at most
+    noise: float = 0.2  # share of clips with coloured noise under them
+    noise_level_db: tuple[float, float] = (-30.0, 6.0)  # against the clip's own level
     synthetic: float = 0.04  # silence, noise, tones
     quiet: float = 0.03  # scaled far down
     clipped: float = 0.02
@@ -128,6 +130,9 @@ class Mixer:
                 x = x + other * level * _db(rng.uniform(-c.level_difference_db, c.level_difference_db))
         if rng.random() < c.coloured:
             x = self._coloured(rng, x)
+        if rng.random() < c.noise:
+            noise = coloured_noise(rng, samples, rng.uniform(0.0, 1.6))
+            x = x + noise * (_rms(x) * _db(rng.uniform(*c.noise_level_db)) / max(_rms(noise), 1e-9))
         peak = float(np.abs(x).max())
         if peak > 1:
             x = x / peak
@@ -144,6 +149,8 @@ class Mixer:
         spectrum = np.fft.rfft(x)
         place = np.linspace(-0.5, 0.5, len(spectrum), dtype=np.float32)
         spectrum *= 10 ** (place * rng.uniform(-c.tilt_db, c.tilt_db) / 20)
+        if rng.random() < 0.5:
+            spectrum *= power_law(len(spectrum), rng.uniform(-0.3, 0.8))
         if rng.random() < 0.6:
             limit_hz = rng.uniform(c.lowest_band_limit_hz, self.sample_rate_hz / 2)
             spectrum[int(limit_hz / (self.sample_rate_hz / 2) * len(spectrum)) :] = 0
@@ -181,15 +188,25 @@ def synthetic_clip(rng: np.random.Generator, samples: int, sample_rate_hz: int) 
     if kind == 0:
         return (rng.standard_normal(samples) * rng.choice([0.0, 1e-5, 1e-4])).astype(np.float32)
     if kind == 1:
-        spectrum = np.fft.rfft(rng.standard_normal(samples))
-        spectrum[1:] /= np.arange(1, len(spectrum)) ** (rng.choice([0.0, 0.5, 1.0]))
-        noise = np.fft.irfft(spectrum, samples)
-        return (noise / np.abs(noise).max() * _db(rng.uniform(-50, 0))).astype(np.float32)
+        noise = coloured_noise(rng, samples, rng.uniform(0.0, 1.6))
+        return noise / np.abs(noise).max() * np.float32(_db(rng.uniform(-50, 0)))
     t = np.arange(samples) / sample_rate_hz
     hz = np.exp(rng.uniform(np.log(60), np.log(10_000)))
     phase = 2 * np.pi * hz * t
     wave = np.sin(phase) if kind == 2 else np.sign(np.sin(phase)) * 0.5
     return (wave * _db(rng.uniform(-40, 0))).astype(np.float32)
+
+
+def power_law(bins: int, exponent: float) -> np.ndarray:
+    """Amplitudes f^-exponent of a spectrum's bins, flat below 0.002 of the band and 1 at a tenth of it."""
+    place = np.maximum(np.arange(bins, dtype=np.float32) / bins, 0.002) / 0.1
+    return place ** np.float32(-exponent)
+
+
+def coloured_noise(rng: np.random.Generator, samples: int, exponent: float) -> np.ndarray:
+    """Noise with amplitudes f^-exponent (0 white, 0.5 pink, 1 brown), float32, of any level."""
+    spectrum = np.fft.rfft(rng.standard_normal(samples, dtype=np.float32))
+    return np.fft.irfft(spectrum * power_law(len(spectrum), exponent), samples).astype(np.float32)
 
 
 def _rms(x: np.ndarray) -> float:

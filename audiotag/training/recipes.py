@@ -32,6 +32,7 @@ class Phase:
     score_weight: float = 1.0
     logit_weight: float = 1.0  # of the squared difference of logits
     feature_weight: float = 1.0
+    frozen_norms: bool = False  # batch norms use their running statistics, as they will after training
 
     def __post_init__(self) -> None:
         if self.objective not in OBJECTIVES:
@@ -152,7 +153,17 @@ def _open() -> Recipe:
                 last_rate=0.2,
                 feature_weight=0.3,
             ),
-            Phase("whole", 1_000, 10.0, 8, 1.6e-4, rampdown_start=100, rampdown_steps=900, feature_weight=0.3),
+            Phase(
+                "whole",
+                2_500,
+                10.0,
+                8,
+                3e-4,
+                rampdown_start=100,
+                rampdown_steps=2_400,
+                feature_weight=0.2,
+                frozen_norms=True,
+            ),
         ),
         ema_decay=0.998,
     )
