@@ -18,7 +18,7 @@ from .errors import InvalidInputError
 PREEMPHASIS = 0.97
 LOG_FLOOR = 1e-5  # added to the mel power before the logarithm
 LOG_SHIFT, LOG_SCALE = 4.5, 5.0  # published normalisation: (x + 4.5) / 5
-MEL_GROUPS, CHUNK_FRAMES = 8, 250
+MEL_GROUPS, CHUNK_FRAMES = 8, 1000
 MEL_BREAK_HZ, MEL_FACTOR = 700.0, 1127.0  # HTK mel scale
 
 
@@ -67,7 +67,7 @@ class LogMel(nn.Module):
     - A triangle covers few bins, so the product is done for `MEL_GROUPS` groups of neighbouring bands, each over its
       own bins: a seventh of the multiplications.
     - ln(m + floor) + shift = ln(e^shift m + e^shift floor), and e^shift goes into the filters.
-    - On a CPU, `CHUNK_FRAMES` frames at a time, so that what lies between waveform and log-mel stays in its cache.
+    - On a CPU, `CHUNK_FRAMES` frames at a time, so that what lies between waveform and log-mel stays small.
     """
 
     window: Tensor

@@ -32,6 +32,7 @@ from .dymn import N_KERNELS, N_SLOPES, DyMN, DynamicBlock
 from .errors import InvalidInputError
 from .mobilenet import MN, Output, SqueezeExcitation
 
+BANK_PARTS = 4  # a bank is read once per sample, at the speed of memory; in parts, several threads read it
 ONEDNN_MIN_PRODUCTS, ONEDNN_MIN_ROWS = 1_000_000, 16  # multiply-adds and rows below which a plain product is quicker
 
 
@@ -63,7 +64,7 @@ def _pointwise(x: Tensor, weight: Tensor, bias: Tensor, act: str = "") -> Tensor
 
 
 def _uses_onednn(x: Tensor) -> bool:
-    return x.device.type == "cpu" and _has_onednn(x.dtype)
+    return x.device.type == "cpu" and not torch.compiler.is_compiling() and _has_onednn(x.dtype)
 
 
 _ONEDNN_NAMES = {"": "none", "relu": "relu", "hswish": "hardswish", "sigmoid": "sigmoid"}
@@ -113,6 +114,12 @@ def _depthwise_each(x: Tensor, weight: Tensor, bias: Tensor, stride: int) -> Ten
     image = x.movedim(0, 2).reshape(1, freq, time, batch * channels)  # the batch laid out as channels
     y = _depthwise(image, weight.flatten(0, 1), bias.repeat(batch), stride)
     return y.view(*y.shape[1:3], batch, channels).movedim(2, 0).contiguous()
+
+
+def _mix(attention: Tensor, bank: Tensor) -> Tensor:
+    """Kernels (B, n) of attention (B, K) over a bank (parts, K, n / parts)."""
+    mixed = torch.bmm(attention.expand(bank.shape[0], -1, -1), bank)  # (parts, B, n / parts)
+    return mixed.transpose(0, 1).reshape(attention.shape[0], -1)
 
 
 class _Part(nn.Module):
@@ -219,7 +226,8 @@ class _DynamicBlock(_Part):
             bank = conv.weight[0, 0].reshape(N_KERNELS, conv.shape[0], -1) * scale[:, None]
             if conv.groups == 1:
                 bank = bank.transpose(1, 2)  # (K, inputs, outputs)
-            tensors[f"{name}_bank"], tensors[f"{name}_bias"] = bank.flatten(1), shift
+            bank = bank.reshape(N_KERNELS, BANK_PARTS, -1).transpose(0, 1)
+            tensors[f"{name}_bank"], tensors[f"{name}_bias"] = bank, shift
         super().__init__(**tensors)
         self.expands, self.residual, self.stride = block.expands, block.residual, context.stride
         self.expanded, self.n_convs = expanded, len(convs)
@@ -258,15 +266,15 @@ class _DynamicBlock(_Part):
         batch, inputs = x.shape[0], x.shape[3]
         y = x
         if self.expands:
-            kernels = (attention[:, 0] @ self.expand_bank).view(batch, inputs, self.expanded)
+            kernels = _mix(attention[:, 0], self.expand_bank).view(batch, inputs, self.expanded)
             y = _pointwise_each(y, kernels, self.expand_bias, self.act)
-        kernels = (attention[:, -2] @ self.depth_bank).view(batch, self.expanded, -1)
+        kernels = _mix(attention[:, -2], self.depth_bank).view(batch, self.expanded, -1)
         y = _depthwise_each(y, kernels, self.depth_bias, self.stride)
         slope_1, slope_2, intercept_1, intercept_2 = lines.unbind(1)
         other = torch.addcmul(intercept_2, slope_2, y)
         y = torch.addcmul(intercept_1, slope_1, y, out=y)
         y = torch.maximum(y, other, out=y).mul_(gate_t[:, None])
-        kernels = (attention[:, -1] @ self.project_bank).view(batch, self.expanded, -1)
+        kernels = _mix(attention[:, -1], self.project_bank).view(batch, self.expanded, -1)
         y = _pointwise_each(y, kernels, self.project_bias)
         return y.add_(x) if self.residual else y
 
@@ -277,6 +285,7 @@ class FusedNetwork(nn.Module):
     def __init__(self, network: Any) -> None:
         super().__init__()
         self.config = network.config
+        self.mode: Any = torch.inference_mode  # the least work per step
         if isinstance(network, DyMN):
             stem, blocks, last = network.in_c, network.layers, network.out_c
         else:
@@ -297,7 +306,7 @@ class FusedNetwork(nn.Module):
 
     def forward(self, x: Tensor, taps: tuple[str, ...] = ()) -> Output:
         """Logits and features of log-mel spectrograms (B, 1, mels, frames), as float32."""
-        with torch.inference_mode():  # the least work per step
+        with self.mode():
             logits, embedding, found = self._run(x, taps)
         with torch.no_grad():  # copies that may go on into training, as inference mode's tensors may not
             copies = {name: value.float().clone() for name, value in found.items()}
@@ -353,4 +362,7 @@ def fuse(network: nn.Module, *, dtype: torch.dtype | None = None, compile: bool 
         raise InvalidInputError(f"dtype must be float32, bfloat16, float16 or None, got {dtype}")
     with torch.no_grad():
         fused = FusedNetwork(network).eval().to(dtype or torch.float32)
-    return torch.compile(fused) if compile else fused  # type: ignore[return-value]
+    if compile:
+        fused.mode = torch.no_grad  # the compiler cannot trace through inference mode
+        return torch.compile(fused)  # type: ignore[return-value]
+    return fused

@@ -1,0 +1,299 @@
+"""How fast audiotag is on this machine, against the networks as the papers write them and against rivals.
+
+    python examples/benchmark.py                    # all networks, a few minutes
+    python examples/benchmark.py --quick            # under a minute
+    python examples/benchmark.py --device cuda      # throughput of dymn10 on a GPU
+    python examples/benchmark.py --json results.json
+
+Weights are random (speed does not depend on them) unless checkpoints are named. "Textbook" is the readable network run
+eagerly, with the filterbank rebuilt for every call as the published code does. The forms take turns in one process;
+reported are medians, with the 10th and 90th percentile. Rivals are measured where they import; nothing is installed
+or downloaded for them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import statistics
+import sys
+import time
+from importlib import metadata
+from importlib.util import find_spec
+
+import torch
+from torch import nn
+
+import audiotag
+from audiotag.checkpoints import build, load_checkpoint
+from audiotag.config import CheckpointConfig, FrontendConfig, NetworkConfig
+from audiotag.frontend import LOG_FLOOR, LOG_SCALE, LOG_SHIFT, PREEMPHASIS, LogMel, mel_filterbank
+from audiotag.fused import fuse
+from audiotag.networks import build_network
+
+NETWORKS = {
+    "dymn10": ("dymn", 1.0),
+    "dymn04": ("dymn", 0.4),
+    "dymn20": ("dymn", 2.0),
+    "mn04": ("mn", 0.4),
+    "mn10": ("mn", 1.0),
+}
+DYMN10_PRODUCTS = 580_000_000  # multiply-adds for 10 s (arXiv 2310.15648, table I)
+GOALS = {  # (must, aim), times faster than textbook
+    "dymn10": (3, 5),
+    "dymn10, 16 clips": (3, 5),
+    "dymn04": (3, 5),
+    "dymn20": (2, 3.5),
+    "mn04": (2, 4),
+    "mn10": (2, 4),
+    "frontend": (3, 5),
+    "dymn10, efficiency": (0.35, 0.55),
+}
+
+
+def textbook_frontend(waveform: torch.Tensor, config: FrontendConfig) -> torch.Tensor:
+    """The formulas step by step, in the published order; (B, samples) to (B, 1, mels, frames).
+
+    Pre-emphasis as a convolution, real and imaginary parts squared and summed along the last axis, filterbank rebuilt
+    and dense.
+    """
+    emphasis = torch.tensor([[[-PREEMPHASIS, 1.0]]], device=waveform.device)
+    x = torch.nn.functional.conv1d(waveform[:, None], emphasis)[:, 0]
+    window = torch.hann_window(config.window_samples, periodic=False, device=x.device)
+    spectrum = torch.stft(x, config.n_fft, config.hop_samples, config.window_samples, window, return_complex=True)
+    power = (torch.view_as_real(spectrum) ** 2).sum(-1)
+    mel = mel_filterbank(config).to(x.device) @ power
+    return (((mel + LOG_FLOOR).log() + LOG_SHIFT) / LOG_SCALE)[:, None]
+
+
+def random_checkpoint(name: str) -> tuple[CheckpointConfig, nn.Module]:
+    """A network with random weights, its batch norms calibrated: untouched ones would let signals die out into
+    denormal numbers, which are slow."""
+    architecture, width = NETWORKS[name]
+    config = NetworkConfig(architecture, width)
+    torch.manual_seed(0)
+    network = build_network(config)
+    for part in network.modules():
+        if isinstance(part, nn.BatchNorm2d):
+            part.momentum = None
+    network.train()(LogMel()(0.1 * torch.randn(2, 160_000)))
+    return CheckpointConfig(name, config), network.eval().requires_grad_(False)
+
+
+def named_checkpoint(name: str) -> tuple[CheckpointConfig, nn.Module]:
+    checkpoint = load_checkpoint(name)
+    return checkpoint.config, build(checkpoint)
+
+
+def measure(forms: dict, *, repeats: int, device: str) -> dict:
+    """Milliseconds of each form, taking turns after one warm-up each: median, 10th and 90th percentile."""
+    times: dict = {name: [] for name in forms}
+    for turn in range(repeats + 2):
+        for name, form in forms.items():
+            start = time.perf_counter()
+            form()
+            if device == "cuda":
+                torch.cuda.synchronize()
+            if turn > 1:
+                times[name].append(1000 * (time.perf_counter() - start))
+    return {name: summary(values) for name, values in times.items()}
+
+
+def summary(values: list) -> dict:
+    ordered = sorted(values)
+    low, high = (ordered[round(q * (len(ordered) - 1))] for q in (0.1, 0.9))
+    return {"median_ms": statistics.median(ordered), "p10_ms": low, "p90_ms": high, "repeats": len(ordered)}
+
+
+def row(name: str, result: dict, clips: int = 1) -> dict:
+    """A line of the table from the measured forms "textbook" and "audiotag"."""
+    ratio = result["textbook"]["median_ms"] / result["audiotag"]["median_ms"]
+    return {"what": name, "clips": clips, **result, "ratio": ratio, "goal": GOALS.get(name)}
+
+
+def against_textbook(name: str, checkpoint, batch: int, repeats: int, device: str, dtype=None) -> dict:
+    """Waveform to scores: the two forms, and the largest difference of their scores."""
+    config, network = checkpoint
+    network = network.to(device)
+    frontend, fused = LogMel(config.frontend).to(device), fuse(network, dtype=dtype)
+    clips = (0.1 * torch.randn(batch, config.window_samples, generator=torch.Generator().manual_seed(1))).to(device)
+
+    def textbook():
+        return network(textbook_frontend(clips, config.frontend)).logits.sigmoid()
+
+    def ours():
+        return fused(frontend(clips)).logits.sigmoid()
+
+    with torch.inference_mode():
+        line = row(name, measure({"textbook": textbook, "audiotag": ours}, repeats=repeats, device=device), batch)
+        line["score_difference"] = float((textbook() - ours()).abs().max())
+    return line
+
+
+def efficiency(checkpoint, repeats: int) -> dict:
+    """dymn10's network alone against a float32 matrix product with the same multiply-adds."""
+    config, network = checkpoint
+    fused, x = fuse(network), LogMel(config.frontend)(0.1 * torch.randn(1, config.window_samples))
+    a, b = torch.randn(1024, 1024), torch.randn(1024, round(DYMN10_PRODUCTS / 1024**2))
+    with torch.inference_mode():
+        result = measure({"matrix product": lambda: a @ b, "audiotag": lambda: fused(x)}, repeats=repeats, device="cpu")
+    ratio = result["matrix product"]["median_ms"] / result["audiotag"]["median_ms"]
+    rate = a.shape[0] * b.numel() / result["matrix product"]["median_ms"] / 1e6
+    return {
+        "what": "dymn10, efficiency",
+        "clips": 1,
+        **result,
+        "ratio": ratio,
+        "goal": GOALS["dymn10, efficiency"],
+        "matrix_product_gmacs_per_s": rate,
+    }
+
+
+def frontend_row(repeats: int) -> dict:
+    config, frontend, clip = FrontendConfig(), LogMel(), 0.1 * torch.randn(1, 320_000)
+    forms = {"textbook": lambda: textbook_frontend(clip, config), "audiotag": lambda: frontend(clip)}
+    return row("frontend", measure(forms, repeats=repeats, device="cpu"))
+
+
+def rivals(checkpoint, repeats: int) -> list[dict]:
+    """Whatever of onnxruntime, OpenVINO, PANNs and AST imports here, each on one 10 s clip."""
+    config, network = checkpoint
+    x = LogMel(config.frontend)(0.1 * torch.randn(1, config.window_samples))
+    waveform = 0.1 * torch.randn(1, config.window_samples).numpy()
+    found = []
+
+    def openvino():
+        import openvino
+
+        model = openvino.convert_model(nn.Sequential(network), example_input=x, input=[x.shape])
+        compiled = openvino.compile_model(model, "CPU", {"PERFORMANCE_HINT": "LATENCY"})
+        return lambda: compiled([x.numpy()])
+
+    def onnxruntime():
+        import io
+
+        import onnxruntime
+
+        file = io.BytesIO()
+        torch.onnx.export(network, (x,), file, dynamo=False, opset_version=17, input_names=["x"])
+        session = onnxruntime.InferenceSession(file.getvalue(), providers=["CPUExecutionProvider"])
+        return lambda: session.run(None, {"x": x.numpy()})
+
+    def panns_inference():
+        from panns_inference.models import Cnn14
+
+        model = Cnn14(32000, 1024, 320, 64, 50, 14000, 527).eval()
+        return lambda: model(torch.from_numpy(waveform))
+
+    def transformers():
+        from transformers import ASTConfig, ASTForAudioClassification
+
+        model = ASTForAudioClassification(ASTConfig(num_labels=527)).eval()
+        spectrogram = torch.randn(1, 1024, 128)
+        return lambda: model(spectrogram)
+
+    labels = {
+        openvino: "OpenVINO, dymn10 network",
+        onnxruntime: "onnxruntime, dymn10 network",
+        panns_inference: "PANNs CNN14, waveform",
+        transformers: "AST, log-mel",
+    }
+    for make, label in labels.items():
+        if find_spec(make.__name__) is None:
+            continue
+        try:
+            with torch.no_grad():
+                result = measure({"rival": make()}, repeats=max(3, repeats // 3), device="cpu")
+        except Exception as error:  # a rival that cannot be run says nothing about audiotag
+            print(f"{label}: not measured ({type(error).__name__}: {error})", file=sys.stderr)
+            continue
+        found.append(
+            {"what": label, "clips": 1, **result, "version": metadata.version(make.__name__.replace("_", "-"))}
+        )
+    return found
+
+
+def machine(device: str) -> dict:
+    """Where this ran."""
+    cpu = platform.processor() or platform.machine()
+    try:
+        with open("/proc/cpuinfo") as file:
+            cpu = next(line.split(":", 1)[1].strip() for line in file if line.startswith("model name"))
+    except (OSError, StopIteration):
+        pass
+    facts = {
+        "cpu": cpu,
+        "instructions": torch.backends.cpu.get_cpu_capability(),
+        "threads": torch.get_num_threads(),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "audiotag": audiotag.__version__,
+    }
+    return facts | ({"gpu": torch.cuda.get_device_name()} if device == "cuda" else {})
+
+
+def text(line: dict) -> str:
+    """One result as a line: times per clip in milliseconds, ratio, goals."""
+    parts = [f"{line['what']:28s}"]
+    for form in ("textbook", "matrix product", "rival", "audiotag"):
+        if form in line:
+            t = {key: value / line["clips"] for key, value in line[form].items() if key.endswith("ms")}
+            parts.append(f"{form} {t['median_ms']:8.2f} ms [{t['p10_ms']:.2f}, {t['p90_ms']:.2f}]")
+    if "ratio" in line:
+        parts.append(f"ratio {line['ratio']:.2f}")
+    if line.get("goal"):
+        must, aim = line["goal"]
+        verdict = "aim reached" if line["ratio"] >= aim else "must reached" if line["ratio"] >= must else "below must"
+        parts.append(f"(must {must}, aim {aim}: {verdict})")
+    if "score_difference" in line:
+        parts.append(f"scores differ by {line['score_difference']:.1e}")
+    return "  ".join(parts)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("checkpoints", nargs="*", help="checkpoints to measure besides random weights of every kind")
+    parser.add_argument("--quick", action="store_true", help="fewer turns, no batch of 16, no dymn20, no rivals")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--batch", type=int, default=256, help="clips at once on a GPU")
+    parser.add_argument("--json", metavar="FILE", help="write everything measured there")
+    args = parser.parse_args()
+    if args.device == "cuda" and not torch.cuda.is_available():
+        parser.error("--device cuda: torch sees no GPU here")
+
+    facts, lines = machine(args.device), []
+    print(", ".join(f"{key} {value}" for key, value in facts.items()), flush=True)
+
+    def add(line: dict) -> None:
+        lines.append(line)
+        print(text(line), flush=True)
+
+    repeats = 7 if args.quick else 25
+    with torch.no_grad():
+        if args.device == "cuda":
+            for dtype in (torch.float16, torch.bfloat16):
+                name = f"dymn10, {args.batch} clips, {str(dtype)[6:]}"
+                add(against_textbook(name, random_checkpoint("dymn10"), args.batch, repeats, "cuda", dtype))
+        else:
+            for name in NETWORKS:
+                if args.quick and name == "dymn20":
+                    continue
+                checkpoint = random_checkpoint(name)
+                add(against_textbook(name, checkpoint, 1, repeats, "cpu"))
+                if name == "dymn10":
+                    add(efficiency(checkpoint, repeats))
+                    if not args.quick:
+                        add(against_textbook("dymn10, 16 clips", checkpoint, 16, 3, "cpu"))
+                        for line in rivals(checkpoint, repeats):
+                            add(line)
+            for name in args.checkpoints:
+                add(against_textbook(name, named_checkpoint(name), 1, repeats, "cpu"))
+            add(frontend_row(repeats))
+    if args.json:
+        with open(args.json, "w") as file:
+            json.dump({"machine": facts, "results": lines}, file, indent=2)
+
+
+if __name__ == "__main__":
+    main()
