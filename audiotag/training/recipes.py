@@ -144,13 +144,13 @@ def _open() -> Recipe:
             Phase("halves", 2_000, 4.0, 16, 1.2e-3, rampdown_start=800, rampdown_steps=1_200, last_rate=0.05),
             Phase(
                 "whole",
-                5_000,
+                3_300,
                 4.0,
                 16,
                 8e-4,
-                rampdown_start=2_000,
-                rampdown_steps=3_000,
-                last_rate=0.2,
+                rampdown_start=1_800,
+                rampdown_steps=1_500,
+                last_rate=0.5,
                 feature_weight=0.3,
             ),
             Phase(

@@ -124,7 +124,8 @@ def distil(
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "recipe.json").write_text(json.dumps(asdict(plan), indent=2) + "\n")
     lightning.seed_everything(seed, verbose=False)
-    process = int(os.environ.get("RANK", os.environ.get("LOCAL_RANK", "0")))
+    local, node = (int(os.environ.get(name, "0")) for name in ("LOCAL_RANK", "NODE_RANK"))
+    process = int(os.environ.get("RANK", str(node * devices + local)))  # each draws its own batches
     batches = make_batches(bank, plan, seed=seed, process=process)
     if resume:
         batches.first_step = int(torch.load(state, map_location="cpu", weights_only=True)["global_step"])
