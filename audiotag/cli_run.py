@@ -57,7 +57,9 @@ examples:
     )
     tag.add_argument("--threshold", type=float, metavar="SCORE", help="only labels scoring at least this, 0 to 1")
     add_labels(tag)
-    _add_hop(tag, "one window, 10 s for most checkpoints")
+    _add_roll_up(tag)
+    _add_window(tag)
+    _add_hop(tag, "one window")
     tag.add_argument(
         "--aggregate",
         choices=("max", "mean"),
@@ -94,6 +96,8 @@ examples:
     ):
         events.add_argument(name, type=float, default=0.0, metavar="S", help=f"{about}, in seconds (default: 0)")
     add_labels(events)
+    _add_roll_up(events)
+    _add_window(events)
     _add_hop(events, f"{EVENTS_HOP_S:g}; times are multiples of it")
     add_model(events)
     events.set_defaults(run=run_events)
@@ -131,6 +135,7 @@ examples:
     plot.add_argument("-o", "--output", required=True, metavar="FILE", help="picture to write: .png, .svg or .pdf")
     plot.add_argument("--top", type=_top, default=DEFAULT_TOP, metavar="N", help="rows (default: %(default)s)")
     add_labels(plot)
+    _add_window(plot)
     _add_hop(plot, f"{EVENTS_HOP_S:g}")
     add_model(plot)
     plot.set_defaults(run=run_plot)
@@ -184,6 +189,21 @@ def add_labels(parser: argparse.ArgumentParser) -> None:
 
 def _add_hop(parser: argparse.ArgumentParser, default: str) -> None:
     parser.add_argument("--hop", type=float, metavar="S", help=f"step between windows in seconds (default: {default})")
+
+
+def _add_window(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--window",
+        type=float,
+        metavar="S",
+        help="length of the windows in seconds (default: the checkpoint's, 10 for most); 3 to 5 time events better",
+    )
+
+
+def _add_roll_up(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--roll-up", action="store_true", help="give a label at least the best score of the labels under it"
+    )
 
 
 def add_model(parser: argparse.ArgumentParser) -> None:
@@ -245,22 +265,25 @@ def _run_predictions(
     check_use(args, target, binary=form.binary)
     options = {**options, "include": args.include, "exclude": args.exclude}
     tagger = load_tagger(args)
+    window_s = tagger.config.window_s if args.window is None else args.window
     analysis: dict[str, Any] = {
-        "hop_s": tagger.config.window_s if hop_s is None else hop_s,
+        "window_s": window_s,
+        "hop_s": window_s if hop_s is None else hop_s,
         "aggregate": aggregate,
     }
     speed: dict[str, Any] = {"batch_size": args.batch_size or tagger.batch_size, "workers": args.workers}
     # What is wrong with the options shows here, before anything is written.
     tagger.predict_each([], **analysis, **speed)
     describe(silence(tagger), **options)
+    settings = {"format": form.name, "roll_up": args.roll_up, **analysis, **options}
     task = Task(
         analyse=lambda sources, progress: tagger.predict_each(sources, **analysis, **speed, progress=progress),
-        describe=lambda _, prediction: describe(prediction, **options),
+        describe=lambda _, prediction: describe(prediction.roll_up() if args.roll_up else prediction, **options),
         opened=lambda place: open_writer(form, kind, place),
         suffix=form.suffix,
         one_input=form.name if form.one_recording else None,
         batch_size=speed["batch_size"],
-        fingerprint=fingerprint(args, tagger, {"format": form.name, **analysis, **options}, speed["batch_size"]),
+        fingerprint=fingerprint(args, tagger, settings, speed["batch_size"]),
     )
     return run(args, task, target, text=form.name == "text")
 
@@ -308,7 +331,8 @@ def run_plot(args: argparse.Namespace) -> int:
             source = stack.enter_context(tempfile.TemporaryFile())
             shutil.copyfileobj(stdin(), source)
             source.seek(0)
-        prediction = tagger.predict(source, hop_s=EVENTS_HOP_S if args.hop is None else args.hop)
+        hop_s = EVENTS_HOP_S if args.hop is None else args.hop
+        prediction = tagger.predict(source, hop_s=hop_s, window_s=args.window)
         if args.path == STDIN:
             source.seek(0)
         image = plot.logmel_image(source, duration_s=prediction.duration_s, frontend=frontend)

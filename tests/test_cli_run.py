@@ -177,6 +177,18 @@ def test_events(run: Any, here: Path, tagger: Tagger, capsys: pytest.CaptureFixt
     assert "z bad.wav" in (here / "tables" / "audiotag-errors.jsonl").read_text()
 
 
+def test_shorter_windows_and_roll_up(run: Any, here: Path, tagger: Tagger, capsys: pytest.CaptureFixture) -> None:
+    words = ("sub/long.wav", "--window", "4", "--roll-up", "--format", "jsonl")
+    rolled = tagger.predict("sub/long.wav", window_s=4).roll_up()
+    assert run("tag", *words) == 0
+    (record,) = map(json.loads, capsys.readouterr().out.splitlines())
+    assert record["tags"] == [tag.to_dict() for tag in rolled.top(10)]
+    assert run("events", *words, "--hop", "2", "--on", "0.8") == 0
+    (record,) = map(json.loads, capsys.readouterr().out.splitlines())
+    events = tagger.predict("sub/long.wav", window_s=4, hop_s=2).roll_up().events(0.8)
+    assert record["events"] == [event.to_dict() for event in events] and events
+
+
 @pytest.mark.parametrize("per", ["clip", "window"])
 @pytest.mark.parametrize("layers", [[], ["logmel", "hidden"]])
 def test_embed(run: Any, here: Path, tagger: Tagger, per: str, layers: list[str]) -> None:
