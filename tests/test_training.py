@@ -1,4 +1,4 @@
-"""Training without Lightning: metrics, losses, schedules, audio, and the fast form of the blocks."""
+"""Training without Lightning: losses, schedules, audio, and the fast form of the blocks."""
 
 import json
 import math
@@ -8,13 +8,12 @@ import numpy as np
 import pytest
 import soundfile
 import torch
-from sklearn.metrics import average_precision_score, roc_auc_score
+from sklearn.metrics import average_precision_score
 
 from audiotag.config import CheckpointConfig, FrontendConfig, NetworkConfig
 from audiotag.errors import InvalidInputError
 from audiotag.frontend import LogMel
 from audiotag.networks import build_network
-from audiotag.training import metrics
 from audiotag.training.augment import jittered_frontend, mixup
 from audiotag.training.batches import Batches, read_split
 from audiotag.training.blockwise import blockwise_losses, crop_pair
@@ -50,55 +49,6 @@ def random_network(config, seed=0):
 @pytest.fixture(scope="module")
 def logmel():
     return torch.randn(2, 1, 128, 96, generator=torch.Generator().manual_seed(0))
-
-
-# Metrics, against scikit-learn
-
-
-@pytest.mark.parametrize("levels", [5, 10_000])  # with many ties, and with hardly any
-def test_metrics_are_scikit_learns(levels):
-    rng = np.random.default_rng(levels)
-    scores = rng.integers(0, levels, (200, 6)) / levels
-    targets = rng.random((200, 6)) < [0.02, 0.1, 0.3, 0.5, 0.9, 0.0]
-    targets[0, :5] = True
-    got = metrics.label_metrics(targets, scores)
-    expected_ap = [average_precision_score(targets[:, c], scores[:, c]) for c in range(5)]
-    expected_auc = [roc_auc_score(targets[:, c], scores[:, c]) for c in range(5)]
-    np.testing.assert_allclose(got.average_precision[:5], expected_ap, atol=1e-12)
-    assert math.isnan(got.average_precision[5])
-    assert got.mean_ap == pytest.approx(np.mean(expected_ap))
-    assert got.mean_auc == pytest.approx(np.mean(expected_auc))
-    assert got.n_labels == 5
-
-
-def test_d_prime_of_two_normals():
-    rng = np.random.default_rng(0)
-    scores = np.concatenate([rng.normal(1.5, 1, 20_000), rng.normal(0, 1, 20_000)])
-    auc = metrics.roc_auc(np.arange(40_000) < 20_000, scores)
-    assert metrics.d_prime(auc) == pytest.approx(1.5, abs=0.05)
-    assert metrics.d_prime(0.5) == 0
-    with pytest.raises(InvalidInputError, match="auc"):
-        metrics.d_prime(1.1)
-
-
-def test_agreement_by_hand():
-    teacher = np.array([[0.9, 0.2, 0.1, 0.0], [0.1, 0.8, 0.3, 0.2]])
-    student = np.array([[0.5, 0.6, 0.1, 0.0], [0.5, 0.1, 0.3, 0.4]])
-    got = metrics.agreement(teacher, student, min_positives=1)
-    assert got.top1_in_top3 == 0.5  # label 1 of the second clip comes last
-    # Spearman with ranks without ties: 1 - 6 sum d^2 / (n (n^2 - 1)); d = (1,1,0,0), then (3,3,1,1)
-    assert got.rank_correlation == pytest.approx(((1 - 6 * 2 / 60) + (1 - 6 * 20 / 60)) / 2)
-    assert got.n_labels == 2
-    assert got.class_mean_ap == pytest.approx((0.5 + 0.5) / 2)  # both positives are ranked second of two
-
-
-@pytest.mark.parametrize(
-    "targets, scores",
-    [(np.zeros((3, 2)), np.zeros((3, 2))), (np.ones((3, 2)), np.zeros((3, 3))), (np.ones(3), np.ones(3))],
-)
-def test_metrics_refuse_what_has_no_meaning(targets, scores):
-    with pytest.raises(InvalidInputError):
-        metrics.label_metrics(targets, scores)
 
 
 # Losses and schedules, against hand computation
