@@ -122,7 +122,8 @@ def test_a_clip_scores_the_same_in_any_company(networks, kind):
     together = fused(x)
     for i in (0, 3, 6):
         alone = fused(x[i : i + 1])
-        assert (together.logits[i].sigmoid() - alone.logits[0].sigmoid()).abs().max() < 1e-5
+        largest = alone.logits.abs().max()  # random weights amplify the last bits of large logits
+        assert (together.logits[i] - alone.logits[0]).abs().max() < 1e-5 * largest
         assert (together.embedding[i] - alone.embedding[0]).abs().max() < 1e-4 * together.embedding.abs().max()
     assert (together.logits[0] - together.logits[1]).abs().max() > 1e-3
 
@@ -134,10 +135,11 @@ def test_thread_count_does_not_matter(networks):
     try:
         for threads in (1, 2, 3):
             torch.set_num_threads(threads)
-            results.append(fused(x).logits.sigmoid())
+            results.append(fused(x).logits)
     finally:
         torch.set_num_threads(before)
-    assert (results[0] - results[1]).abs().max() < 1e-5 and (results[0] - results[2]).abs().max() < 1e-5
+    largest = results[0].abs().max()  # random weights amplify the last bits of large logits
+    assert all((results[0] - other).abs().max() < 1e-5 * largest for other in results[1:])
 
 
 @pytest.mark.parametrize("kind", ["dymn", "mn"])
