@@ -9,9 +9,9 @@
    in the bank, so s (sum_k p_k W_k) = sum_k p_k (s W_k): scale the bank once. t becomes the bias.
 3. *One linear layer per block.* The attention over the kernels of all three convolutions and the dynamic ReLU's
    coefficients are linear in the same context vector h; their weights are stacked. 2 sigmoid(z) - 1 = tanh(z / 2).
-4. *Attention along frequency folded.* Its gates are positive, so g max(l_1, l_2) = max(g l_1, g l_2): they scale the
+4. *Attention along one axis folded.* Its gates are positive, so g max(l_1, l_2) = max(g l_1, g l_2): they scale the
    dynamic ReLU's few slopes and intercepts instead of the map. What is left is four passes: two lines, their maximum,
-   and the gates along time.
+   and the gates along the other axis.
 5. *The batch is a loop.* Kernels differ per sample, and one sample's map fits the cache where a batch's does not. On
    an accelerator it is one batched matrix product, and one depthwise convolution with the batch laid out as channels.
 
@@ -33,6 +33,8 @@ from .errors import InvalidInputError
 from .mobilenet import MN, Output, SqueezeExcitation
 
 BANK_PARTS = 4  # a bank is read once per sample, at the speed of memory; in parts, several threads read it
+BANK_MIN_NUMEL = 100_000  # numbers in a bank below which parts cost more than they gain
+NARROW = 100  # channels below which a loop over them is short: lines that vary along time too make it longer
 ONEDNN_MIN_PRODUCTS, ONEDNN_MIN_ROWS = 1_000_000, 16  # multiply-adds and rows below which a plain product is quicker
 
 
@@ -59,7 +61,7 @@ def _pointwise(x: Tensor, weight: Tensor, bias: Tensor, act: str = "") -> Tensor
     """
     products = x.numel() * weight.shape[1]
     if products > ONEDNN_MIN_PRODUCTS and products > ONEDNN_MIN_ROWS * weight.numel() and _uses_onednn(x):
-        return torch.ops.mkldnn._linear_pointwise(x, weight.t(), bias, _ONEDNN_NAMES[act], [], "")
+        return torch.ops.mkldnn._linear_pointwise.default(x, weight.t(), bias, _ONEDNN_NAMES[act], [], "")
     return _activate(F.linear(x, weight.t(), bias), act)
 
 
@@ -118,6 +120,8 @@ def _depthwise_each(x: Tensor, weight: Tensor, bias: Tensor, stride: int) -> Ten
 
 def _mix(attention: Tensor, bank: Tensor) -> Tensor:
     """Kernels (B, n) of attention (B, K) over a bank (parts, K, n / parts)."""
+    if bank.shape[0] == 1:
+        return torch.mm(attention, bank[0])
     mixed = torch.bmm(attention.expand(bank.shape[0], -1, -1), bank)  # (parts, B, n / parts)
     return mixed.transpose(0, 1).reshape(attention.shape[0], -1)
 
@@ -226,7 +230,8 @@ class _DynamicBlock(_Part):
             bank = conv.weight[0, 0].reshape(N_KERNELS, conv.shape[0], -1) * scale[:, None]
             if conv.groups == 1:
                 bank = bank.transpose(1, 2)  # (K, inputs, outputs)
-            bank = bank.reshape(N_KERNELS, BANK_PARTS, -1).transpose(0, 1)
+            parts = BANK_PARTS if bank.numel() > BANK_MIN_NUMEL else 1
+            bank = bank.reshape(N_KERNELS, parts, -1).transpose(0, 1)
             tensors[f"{name}_bank"], tensors[f"{name}_bias"] = bank, shift
         super().__init__(**tensors)
         self.expands, self.residual, self.stride = block.expands, block.residual, context.stride
@@ -234,21 +239,26 @@ class _DynamicBlock(_Part):
         self.act = "" if not block.expands else "relu" if isinstance(block.exp_act, nn.ReLU) else "hswish"
 
     def forward(self, x: Tensor) -> Tensor:
-        batch, freq = x.shape[:2]
-        g = torch.cat([x.mean(2), x.mean(1)], 1)  # (B, F + T, C)
-        g = _pointwise(g, self.context_weight, self.context_bias, "hswish")  # (B, F + T, H)
-        heads = _pointwise(g.mean(1), self.heads_weight, self.heads_bias)  # (B, (2 or 3) K + 2M E)
-        gate_f = self._gate(g[:, :freq], self.gate_f_weight, self.gate_f_bias)  # (B, F', E)
-        gate_t = self._gate(g[:, freq:], self.gate_t_weight, self.gate_t_bias)  # (B, T', E)
+        batch, freq, time, _ = x.shape
+        tensors: Any = self._buffers  # an attribute of a module is slow to look up
+        g = x.new_empty(batch, freq + time, x.shape[3])
+        torch.mean(x, 2, out=g[:, :freq])
+        torch.mean(x, 1, out=g[:, freq:])
+        g = _pointwise(g, tensors["context_weight"], tensors["context_bias"], "hswish")  # (B, F + T, H)
+        heads = _pointwise(g.mean(1), tensors["heads_weight"], tensors["heads_bias"])  # (B, (2 or 3) K + 2M E)
+        gate_f = self._gate(g[:, :freq], tensors["gate_f_weight"], tensors["gate_f_bias"])[:, :, None]  # (B, F', 1, E)
+        gate_t = self._gate(g[:, freq:], tensors["gate_t_weight"], tensors["gate_t_bias"])[:, None]  # (B, 1, T', E)
 
         attention, theta = heads.split((self.n_convs * N_KERNELS, 2 * N_SLOPES * self.expanded), 1)
         attention = attention.view(batch, self.n_convs, N_KERNELS).softmax(2)
-        lines = torch.addcmul(self.initial, theta.tanh().view(batch, 2 * N_SLOPES, 1, 1, self.expanded), self.lambdas)
-        lines = lines * gate_f[:, None, :, None]  # (B, 2M, F', 1, E)
+        lines = theta.tanh().view(batch, 2 * N_SLOPES, 1, 1, self.expanded)
+        lines = torch.addcmul(tensors["initial"], lines, tensors["lambdas"])
+        folded, gate = (gate_t, gate_f) if self.expanded < NARROW else (gate_f, gate_t)
+        lines = lines * folded[:, None]  # (B, 2M, F', 1, E) or (B, 2M, 1, T', E)
         size = _samples_at_once(x)
         if batch <= size:
-            return self._map(x, attention, lines, gate_t)
-        parts = (part.split(size) for part in (x, attention, lines, gate_t))
+            return self._map(x, attention, lines, gate)
+        parts = (part.split(size) for part in (x, attention, lines, gate))
         return torch.cat([self._map(*part) for part in zip(*parts, strict=True)])
 
     def _gate(self, g: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
@@ -261,21 +271,22 @@ class _DynamicBlock(_Part):
             g.div_(3)
         return _pointwise(g.contiguous(), weight, bias, "sigmoid")
 
-    def _map(self, x: Tensor, attention: Tensor, lines: Tensor, gate_t: Tensor) -> Tensor:
+    def _map(self, x: Tensor, attention: Tensor, lines: Tensor, gate: Tensor) -> Tensor:
         """The feature maps (b, F, T, C) of b samples to (b, F', T', C')."""
         batch, inputs = x.shape[0], x.shape[3]
+        tensors: Any = self._buffers
         y = x
         if self.expands:
-            kernels = _mix(attention[:, 0], self.expand_bank).view(batch, inputs, self.expanded)
-            y = _pointwise_each(y, kernels, self.expand_bias, self.act)
-        kernels = _mix(attention[:, -2], self.depth_bank).view(batch, self.expanded, -1)
-        y = _depthwise_each(y, kernels, self.depth_bias, self.stride)
+            kernels = _mix(attention[:, 0], tensors["expand_bank"]).view(batch, inputs, self.expanded)
+            y = _pointwise_each(y, kernels, tensors["expand_bias"], self.act)
+        kernels = _mix(attention[:, -2], tensors["depth_bank"]).view(batch, self.expanded, -1)
+        y = _depthwise_each(y, kernels, tensors["depth_bias"], self.stride)
         slope_1, slope_2, intercept_1, intercept_2 = lines.unbind(1)
         other = torch.addcmul(intercept_2, slope_2, y)
         y = torch.addcmul(intercept_1, slope_1, y, out=y)
-        y = torch.maximum(y, other, out=y).mul_(gate_t[:, None])
-        kernels = _mix(attention[:, -1], self.project_bank).view(batch, self.expanded, -1)
-        y = _pointwise_each(y, kernels, self.project_bias)
+        y = torch.maximum(y, other, out=y).mul_(gate)
+        kernels = _mix(attention[:, -1], tensors["project_bank"]).view(batch, self.expanded, -1)
+        y = _pointwise_each(y, kernels, tensors["project_bias"])
         return y.add_(x) if self.residual else y
 
 
