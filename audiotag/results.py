@@ -149,7 +149,8 @@ class Prediction:
     ) -> list[Event]:
         """When labels occur: onset, offset, peak and mean score, by onset.
 
-        Times are multiples of ``hop_s``, so predict with a small one: ``tagger.predict(path, hop_s=1.0)``.
+        Times are multiples of ``hop_s``, so predict with a small one: ``tagger.predict(path, hop_s=1.0)``. Shorter
+        windows (``window_s=3.0``) place onsets better.
         Windows that overlap are combined per hop step (`audiotag.events.hop_scores` says how and what was
         measured), then thresholds apply (`audiotag.events.find_events`).
 
@@ -163,8 +164,8 @@ class Prediction:
         include, exclude : names, mids, indices or Labels, optional
             Which labels to report, see `LabelSet.select`.
         min_duration_s, max_gap_s, median_s : float
-            Shortest event to report, longest gap to fill, length of a running median, in seconds. All 0: each of
-            them lost more than it gained on the scenes of the measurement; they are for data that flickers.
+            Shortest event to report, longest gap to fill, length of a running median, in seconds. On the scenes of
+            the measurement a median lost more than it gained and gaps made no difference, hence 0.
         combine : {"geometric", "mean", "max"}
 
         Raises
