@@ -87,7 +87,9 @@ examples:
         EVENT_FORMATS,
         "text in print and jsonl in a folder; .labels.txt is audacity, .selections.txt raven, .vtt webvtt",
     )
-    events.add_argument("--on", type=float, metavar="SCORE", help="score that an event must reach (default: 0.3)")
+    events.add_argument(
+        "--on", "--threshold", type=float, metavar="SCORE", help="score that an event must reach (default: 0.3)"
+    )
     events.add_argument("--off", type=float, metavar="SCORE", help="score that it must keep (default: half of --on)")
     for name, about in (
         ("--min-duration", "shortest event to report"),

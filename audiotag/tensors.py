@@ -86,10 +86,10 @@ def read_pt(path: Path) -> dict[str, Tensor]:
     try:
         loaded = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        reason = str(error).split("\n")[0]
+        # torch's own message advises switching the protection off, so it stays in the cause.
         raise CheckpointError(
-            f"{path}: holds code or objects other than tensors, or is damaged, and was refused ({reason[:200]}); save "
-            "only the state dict, with torch.save(network.state_dict(), ...) or as safetensors"
+            f"{path}: holds code or objects other than tensors, or is damaged, and was refused; save only the state "
+            "dict, with torch.save(network.state_dict(), ...) or as safetensors"
         ) from error
     except Exception as error:  # a damaged file makes torch raise nearly anything
         raise CheckpointError(
