@@ -85,7 +85,7 @@ class LogMel(nn.Module):
             used = filters[rows].any(0).nonzero().flatten().tolist() or [0]
             columns = slice(used[0], used[-1] + 1)
             self._groups.append((rows, slice(2 * columns.start, 2 * columns.stop)))
-            group = filters[rows, columns].float().repeat_interleave(2, 1)
+            group = filters[rows, columns].float().repeat_interleave(2, 1).t().contiguous()
             self.register_buffer(f"filters{i}", group, persistent=False)
 
     @torch.no_grad()
@@ -119,9 +119,11 @@ class LogMel(nn.Module):
 
     def _log_mel(self, frames: Tensor, out: Tensor) -> None:
         """Log-mel of `frames` (frames, window) into `out` (mels, frames)."""
-        padded = frames.new_zeros(len(frames), self.config.n_fft)
+        padded = frames.new_empty(len(frames), self.config.n_fft)
+        padded[:, self.config.window_samples :] = 0
         torch.mul(frames, self.window, out=padded[:, : self.config.window_samples])
         squares = torch.view_as_real(torch.fft.rfft(padded)).square_().flatten(1)  # (frames, 2 bins)
+        mel = frames.new_empty(len(frames), self.config.n_mels)  # frames first: half the time of bands first
         for i, (bands, columns) in enumerate(self._groups):
-            torch.mm(getattr(self, f"filters{i}"), squares[:, columns].t(), out=out[bands])
-        out.add_(LOG_FLOOR * math.exp(LOG_SHIFT)).log_().div_(LOG_SCALE)
+            torch.mm(squares[:, columns], getattr(self, f"filters{i}"), out=mel[:, bands])
+        torch.div(mel.add_(LOG_FLOOR * math.exp(LOG_SHIFT)).log_().t(), LOG_SCALE, out=out)

@@ -1,27 +1,28 @@
 """The inference-only form of a network: the same scores as the textbook modules, several times faster.
 
-`fuse` turns a `DyMN` or an `MN` into a `FusedNetwork`. Five rewritings, all exact up to rounding:
+`fuse` turns a `DyMN` or an `MN` into a `FusedNetwork`. Six rewritings, all exact up to rounding:
 
 1. *Positions as rows.* Feature maps are (B, F, T, C) in memory, so a 1x1 convolution is one matrix product with
    F T rows, and everything that depends on the channel runs along contiguous memory. Depthwise convolutions take
    the same memory as a channels-last image.
 2. *Batch norm folded.* In inference it is y = s x + t per output channel. A dynamic kernel sum_k p_k W_k is linear
    in the bank, so s (sum_k p_k W_k) = sum_k p_k (s W_k): scale the bank once. t becomes the bias.
-3. *One linear layer per block.* The attention over the kernels of all three convolutions and the dynamic ReLU's
-   coefficients are linear in the same context vector h; their weights are stacked. 2 sigmoid(z) - 1 = tanh(z / 2).
+3. *One linear layer and one mixture per block.* The attention over the kernels of all three convolutions and the
+   dynamic ReLU's coefficients are linear in the same context vector h; their weights are stacked. The three banks are
+   one, mixed at once. 2 sigmoid(z) - 1 = tanh(z / 2).
 4. *Attention along one axis folded.* Its gates are positive, so g max(l_1, l_2) = max(g l_1, g l_2): they scale the
    dynamic ReLU's few slopes and intercepts instead of the map. What is left is four passes: two lines, their maximum,
    and the gates along the other axis.
 5. *The batch is a loop.* Kernels differ per sample, and one sample's map fits the cache where a batch's does not. On
    an accelerator it is one batched matrix product, and one depthwise convolution with the batch laid out as channels.
+6. *Few steps.* Late maps are so small that starting an operation costs more than its arithmetic. Weights lie as the
+   operations want them, and one `as_strided` does the work of several views.
 
 Depends on nothing but torch. The textbook form, `audiotag.dymn` and `audiotag.mobilenet`, is the oracle in the tests.
 """
 
 from __future__ import annotations
 
-import functools
-import math
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -31,11 +32,12 @@ from torch import Tensor, nn
 from .dymn import N_KERNELS, N_SLOPES, DyMN, DynamicBlock
 from .errors import InvalidInputError
 from .mobilenet import MN, Output, SqueezeExcitation
+from .rows import activate, depthwise, for_channels_last, for_rows, pointwise
 
-BANK_PARTS = 4  # a bank is read once per sample, at the speed of memory; in parts, several threads read it
-BANK_MIN_NUMEL = 100_000  # numbers in a bank below which parts cost more than they gain
+PARTS = 4  # a large weight that few rows use is read at the speed of memory; in parts, several threads read it
+PARTS_MIN_NUMEL = 100_000  # numbers in a weight below which parts cost more than they gain
+CACHED_NUMEL = 1_000_000  # numbers in feature maps that a CPU's caches hold about
 NARROW = 100  # channels below which a loop over them is short: lines that vary along time too make it longer
-ONEDNN_MIN_PRODUCTS, ONEDNN_MIN_ROWS = 1_000_000, 16  # multiply-adds and rows below which a plain product is quicker
 
 
 def _folded(norm: Any) -> tuple[Tensor, Tensor]:
@@ -44,86 +46,9 @@ def _folded(norm: Any) -> tuple[Tensor, Tensor]:
     return scale, norm.bias.float() - norm.running_mean.float() * scale
 
 
-def _activate(x: Tensor, act: str) -> Tensor:
-    """`x` itself, activated in place."""
-    if act == "relu":
-        return x.relu_()
-    if act == "sigmoid":
-        return x.sigmoid_()
-    return F.hardswish(x, inplace=True) if act == "hswish" else x
-
-
-def _pointwise(x: Tensor, weight: Tensor, bias: Tensor, act: str = "") -> Tensor:
-    """1x1 convolution of contiguous rows (..., C) by `weight` (C, E), then the activation.
-
-    oneDNN's product takes half the time of the plain one and activates on the way, but starts slowly. The plain one
-    reads a weight laid out as (C, E), not (E, C), several times faster where rows are few.
-    """
-    products = x.numel() * weight.shape[1]
-    if products > ONEDNN_MIN_PRODUCTS and products > ONEDNN_MIN_ROWS * weight.numel() and _uses_onednn(x):
-        return torch.ops.mkldnn._linear_pointwise.default(x, weight.t(), bias, _ONEDNN_NAMES[act], [], "")
-    return _activate(F.linear(x, weight.t(), bias), act)
-
-
-def _uses_onednn(x: Tensor) -> bool:
-    return x.device.type == "cpu" and not torch.compiler.is_compiling() and _has_onednn(x.dtype)
-
-
-_ONEDNN_NAMES = {"": "none", "relu": "relu", "hswish": "hardswish", "sigmoid": "sigmoid"}
-
-
-@functools.cache
-def _has_onednn(dtype: torch.dtype) -> bool:
-    """Whether this torch, on this CPU, has oneDNN's matrix product with an activation."""
-    x = torch.linspace(-1, 1, 64).reshape(2, 32).to(dtype)
-    weight, bias = x.flip(0).t().contiguous().t(), x[:, 0].contiguous()
-    try:
-        y = torch.ops.mkldnn._linear_pointwise(x, weight, bias, "hardswish", [], "")
-    except (AttributeError, RuntimeError, NotImplementedError):
-        return False
-    expected = F.hardswish(F.linear(x.float(), weight.float(), bias.float()))
-    return torch.allclose(y.float(), expected, rtol=0.02, atol=0.02)
-
-
-def _depthwise(x: Tensor, weight: Tensor, bias: Tensor, stride: int) -> Tensor:
-    """Convolution of (B, F, T, E or 1) by one k x k kernel per channel, `weight` (E, k * k), giving (B, F', T', E)."""
-    channels, size = weight.shape
-    kernel = math.isqrt(size)
-    # Strides that say channels-last; torch takes a kernel with one input channel for NCHW, and transposes the map.
-    weight = weight.as_strided((channels, 1, kernel, kernel), (size, 1, kernel, 1))
-    y = F.conv2d(x.permute(0, 3, 1, 2), weight, bias, stride, kernel // 2, groups=x.shape[3])
-    return y.permute(0, 2, 3, 1)
-
-
-def _samples_at_once(x: Tensor) -> int:
-    """One on a CPU, whose caches hold one sample's map; all on an accelerator, which wants few and large steps."""
-    return 1 if x.device.type == "cpu" else x.shape[0]
-
-
-def _pointwise_each(x: Tensor, weight: Tensor, bias: Tensor, act: str = "") -> Tensor:
-    """`_pointwise` of (B, F, T, C) with kernels (B, C, E) of their own."""
-    if x.shape[0] == 1:
-        return _pointwise(x, weight[0], bias, act)
-    y = torch.baddbmm(bias, x.flatten(1, 2), weight)
-    return _activate(y.view(*x.shape[:3], -1), act)
-
-
-def _depthwise_each(x: Tensor, weight: Tensor, bias: Tensor, stride: int) -> Tensor:
-    """`_depthwise` of (B, F, T, E) with kernels (B, E, k * k) of their own."""
-    batch, freq, time, channels = x.shape
-    if batch == 1:
-        return _depthwise(x, weight[0], bias, stride)
-    image = x.movedim(0, 2).reshape(1, freq, time, batch * channels)  # the batch laid out as channels
-    y = _depthwise(image, weight.flatten(0, 1), bias.repeat(batch), stride)
-    return y.view(*y.shape[1:3], batch, channels).movedim(2, 0).contiguous()
-
-
-def _mix(attention: Tensor, bank: Tensor) -> Tensor:
-    """Kernels (B, n) of attention (B, K) over a bank (parts, K, n / parts)."""
-    if bank.shape[0] == 1:
-        return torch.mm(attention, bank[0])
-    mixed = torch.bmm(attention.expand(bank.shape[0], -1, -1), bank)  # (parts, B, n / parts)
-    return mixed.transpose(0, 1).reshape(attention.shape[0], -1)
+def _one_by_one(x: Tensor) -> bool:
+    """On a CPU, whose caches hold one sample's map; an accelerator wants few and large steps."""
+    return x.is_cpu
 
 
 class _Part(nn.Module):
@@ -132,7 +57,7 @@ class _Part(nn.Module):
     def __init__(self, **tensors: Tensor) -> None:
         super().__init__()
         for name, tensor in tensors.items():
-            self.register_buffer(name, tensor.detach().float().clone(memory_format=torch.contiguous_format))
+            self.register_buffer(name, tensor.detach().float().clone())
 
     if TYPE_CHECKING:
 
@@ -144,11 +69,11 @@ class _Pointwise(_Part):
 
     def __init__(self, layers: Any, act: str) -> None:
         scale, shift = _folded(layers[1])
-        super().__init__(weight=(layers[0].weight.flatten(1) * scale[:, None]).t(), bias=shift)
+        super().__init__(weight=for_rows(layers[0].weight.flatten(1) * scale[:, None]), bias=shift)
         self.act = act
 
     def forward(self, x: Tensor) -> Tensor:
-        return _pointwise(x, self.weight, self.bias, self.act)
+        return pointwise(x, self.weight, self.bias, self.act)
 
 
 class _Depthwise(_Part):
@@ -156,23 +81,47 @@ class _Depthwise(_Part):
 
     def __init__(self, layers: Any, act: str) -> None:
         scale, shift = _folded(layers[1])
-        super().__init__(weight=layers[0].weight.flatten(1) * scale[:, None], bias=shift)
+        super().__init__(weight=for_channels_last(layers[0].weight * scale[:, None, None, None]), bias=shift)
         self.act, self.stride = act, layers[0].stride[0]
 
     def forward(self, x: Tensor) -> Tensor:
-        return _activate(_depthwise(x, self.weight, self.bias, self.stride), self.act)
+        return activate(depthwise(x, self.weight, self.bias, self.stride), self.act)
+
+
+class _Few(_Part):
+    """A linear layer for few rows, (B, C) to (B, n)."""
+
+    def __init__(self, weight: Tensor, bias: Tensor) -> None:
+        parts = PARTS if weight.numel() > PARTS_MIN_NUMEL else 1
+        missing = -len(bias) % parts
+        outputs, inputs = weight.shape
+        if parts > 1:
+            weight = F.pad(weight, (0, 0, 0, missing)).reshape(PARTS, -1, inputs).transpose(1, 2).contiguous()
+            bias = F.pad(bias, (0, missing)).view(PARTS, 1, -1)
+        else:
+            weight = for_rows(weight)
+        super().__init__(weight=weight, bias=bias)
+        self.parts, self.missing, self.outputs = parts, missing, outputs
+
+    def forward(self, x: Tensor) -> Tensor:
+        tensors: Any = self._buffers
+        if self.parts == 1:
+            return F.linear(x, tensors["weight"], tensors["bias"])
+        y = torch.baddbmm(tensors["bias"], x.expand(self.parts, -1, -1), tensors["weight"])  # (parts, B, n / parts)
+        y = y.transpose(0, 1).reshape(len(x), -1)
+        return y[:, : self.outputs] if self.missing else y
 
 
 class _Gates(_Part):
     """Squeeze-and-excitation: the rows' mean through two linear layers."""
 
     def __init__(self, module: Any) -> None:
-        gate = module.conc_se_layers[0]
-        super().__init__(w1=gate.fc1.weight.t(), b1=gate.fc1.bias, w2=gate.fc2.weight.t(), b2=gate.fc2.bias)
+        fc1, fc2 = module.conc_se_layers[0].fc1, module.conc_se_layers[0].fc2
+        super().__init__(w1=for_rows(fc1.weight), b1=fc1.bias, w2=for_rows(fc2.weight), b2=fc2.bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        hidden = _pointwise(x.mean((1, 2)), self.w1, self.b1, "relu")
-        return x.mul_(_pointwise(hidden, self.w2, self.b2, "sigmoid")[:, None, None])
+        hidden = pointwise(x.mean((1, 2)), self.w1, self.b1, "relu")
+        return x.mul_(pointwise(hidden, self.w2, self.b2, "sigmoid")[:, None, None])
 
 
 class _StaticBlock(nn.Module):
@@ -189,8 +138,12 @@ class _StaticBlock(nn.Module):
             parts.append(_Depthwise(layers, act) if layers[0].groups > 1 else _Pointwise(layers, act))
         self.parts = nn.Sequential(*parts)
         self.residual = block.residual
+        self.widest = max(layers[0].out_channels for layers in block.block if not isinstance(layers, SqueezeExcitation))
 
     def forward(self, x: Tensor) -> Tensor:
+        size = max(1, CACHED_NUMEL // (x[0, ..., 0].numel() * self.widest)) if _one_by_one(x) else len(x)
+        if len(x) > size:
+            return torch.cat([self(some) for some in x.split(size)])
         y = self.parts(x)
         return y.add_(x) if self.residual else y
 
@@ -199,95 +152,131 @@ class _DynamicBlock(_Part):
     """A `DynamicBlock` on (B, F, T, C)."""
 
     def __init__(self, block: Any) -> None:
-        context = block.context_gen
-        convs = ([(block.exp_conv, block.exp_norm)] if block.expands else []) + [
-            (block.depth_conv, block.depth_norm),
-            (block.proj_conv, block.proj_norm),
-        ]
-        # Rows of the stacked linear layer: K attention logits for each convolution, then slopes and intercepts as
-        # 2M rows of E channels (the released layout has the 2M coefficients of one channel next to each other).
-        coef = block.depth_act.coef_net[0]
+        context, coef = block.context_gen, block.depth_act.coef_net[0]
+        convs = [(block.depth_conv, block.depth_norm), (block.proj_conv, block.proj_norm)]
+        if block.expands:
+            convs.append((block.exp_conv, block.exp_norm))
         expanded = coef.out_features // (2 * N_SLOPES)
-        by_kind = coef.weight.reshape(expanded, 2 * N_SLOPES, -1).transpose(0, 1).flatten(0, 1) / 2
-        weights = [conv.residuals[0].weight / conv.temperature for conv, _ in convs] + [by_kind]
-        biases = [conv.residuals[0].bias / conv.temperature for conv, _ in convs]
-        biases.append(coef.bias.reshape(expanded, 2 * N_SLOPES).t().flatten() / 2)
-        scale, shift = _folded(context.joint_norm)
-        tensors = {
-            "context_weight": (context.joint_conv.weight.flatten(1) * scale[:, None]).t(),
-            "context_bias": shift,
-            "heads_weight": torch.cat(weights).t(),
-            "heads_bias": torch.cat(biases),
-            "gate_f_weight": context.conv_f.weight.flatten(1).t(),
-            "gate_f_bias": context.conv_f.bias,
-            "gate_t_weight": context.conv_t.weight.flatten(1).t(),
-            "gate_t_bias": context.conv_t.bias,
-            "lambdas": block.depth_act.lambdas.view(2 * N_SLOPES, 1, 1, 1),
-            "initial": block.depth_act.init_v.view(2 * N_SLOPES, 1, 1, 1),
-        }
-        for name, (conv, norm) in zip(("expand", "depth", "project")[-len(convs) :], convs, strict=True):
+        banks, biases = [], []
+        for conv, norm in convs:
             scale, shift = _folded(norm)
             bank = conv.weight[0, 0].reshape(N_KERNELS, conv.shape[0], -1) * scale[:, None]
             if conv.groups == 1:
-                bank = bank.transpose(1, 2)  # (K, inputs, outputs)
-            parts = BANK_PARTS if bank.numel() > BANK_MIN_NUMEL else 1
-            bank = bank.reshape(N_KERNELS, parts, -1).transpose(0, 1)
-            tensors[f"{name}_bank"], tensors[f"{name}_bias"] = bank, shift
-        super().__init__(**tensors)
+                bank = bank.transpose(1, 2)  # (K, inputs, outputs), which is `for_rows`
+            banks.append(bank.flatten(1))
+            biases.append(shift)
+        # One bank of equal parts, as many for each convolution as it needs, and an attention for every part.
+        part = -(-max(bank.shape[1] for bank in banks) // PARTS)
+        counts = [-(-bank.shape[1] // part) for bank in banks]
+        filled = [F.pad(bank, (0, n * part - bank.shape[1])) for bank, n in zip(banks, counts, strict=True)]
+        # Rows of the stacked linear layer: K attention logits for each part, then slopes and intercepts as 2M rows of
+        # E channels (the released layout has the 2M coefficients of one channel next to each other).
+        linear = [(conv.residuals[0], conv.temperature, n) for (conv, _), n in zip(convs, counts, strict=True)]
+        weights = [(layer.weight / temperature).repeat(n, 1) for layer, temperature, n in linear]
+        shifts = [(layer.bias / temperature).repeat(n) for layer, temperature, n in linear]
+        weights.append(coef.weight.reshape(expanded, 2 * N_SLOPES, -1).transpose(0, 1).flatten(0, 1) / 2)
+        shifts.append(coef.bias.reshape(expanded, 2 * N_SLOPES).t().flatten() / 2)
+        scale, shift = _folded(context.joint_norm)
+        pooled = 3 if context.stride > 1 else 1  # positions whose mean a gate is of; `_gate` sums them
+        super().__init__(
+            bank=torch.cat(filled, 1).reshape(N_KERNELS, sum(counts), part).transpose(0, 1).contiguous(),
+            depth_bias=biases[0],
+            project_bias=biases[1],
+            expand_bias=biases[-1],
+            context_weight=for_rows(context.joint_conv.weight.flatten(1) * scale[:, None]),
+            context_bias=shift,
+            gate_f_weight=for_rows(context.conv_f.weight.flatten(1) / pooled),
+            gate_f_bias=context.conv_f.bias,
+            gate_t_weight=for_rows(context.conv_t.weight.flatten(1) / pooled),
+            gate_t_bias=context.conv_t.bias,
+            lambdas=block.depth_act.lambdas.view(2 * N_SLOPES, 1, 1, 1),
+            initial=block.depth_act.init_v.view(2 * N_SLOPES, 1, 1, 1),
+        )
+        self.heads = _Few(torch.cat(weights), torch.cat(shifts))
+        self.starts = [part * sum(counts[:i]) for i in range(len(counts))]  # of depth, project, expand in a mixture
         self.expands, self.residual, self.stride = block.expands, block.residual, context.stride
-        self.expanded, self.n_convs = expanded, len(convs)
+        self.expanded, self.n_parts = expanded, sum(counts)
+        self.kernel = block.depth_conv.shape[-1]
         self.act = "" if not block.expands else "relu" if isinstance(block.exp_act, nn.ReLU) else "hswish"
 
     def forward(self, x: Tensor) -> Tensor:
-        batch, freq, time, _ = x.shape
+        batch, freq, _, _ = x.shape
         tensors: Any = self._buffers  # an attribute of a module is slow to look up
-        g = x.new_empty(batch, freq + time, x.shape[3])
-        torch.mean(x, 2, out=g[:, :freq])
-        torch.mean(x, 1, out=g[:, freq:])
-        g = _pointwise(g, tensors["context_weight"], tensors["context_bias"], "hswish")  # (B, F + T, H)
-        heads = _pointwise(g.mean(1), tensors["heads_weight"], tensors["heads_bias"])  # (B, (2 or 3) K + 2M E)
-        gate_f = self._gate(g[:, :freq], tensors["gate_f_weight"], tensors["gate_f_bias"])[:, :, None]  # (B, F', 1, E)
-        gate_t = self._gate(g[:, freq:], tensors["gate_t_weight"], tensors["gate_t_bias"])[:, None]  # (B, 1, T', E)
+        g = torch.cat((x.mean(2), x.mean(1)), 1)
+        g = pointwise(g, tensors["context_weight"], tensors["context_bias"], "hswish")  # (B, F + T, H)
+        heads = self.heads(g.mean(1))  # (B, parts K + 2M E)
+        gate_f = self._gate(g[:, :freq], tensors["gate_f_weight"], tensors["gate_f_bias"])  # (B, F', E)
+        gate_t = self._gate(g[:, freq:], tensors["gate_t_weight"], tensors["gate_t_bias"])  # (B, T', E)
 
-        attention, theta = heads.split((self.n_convs * N_KERNELS, 2 * N_SLOPES * self.expanded), 1)
-        attention = attention.view(batch, self.n_convs, N_KERNELS).softmax(2)
-        lines = theta.tanh().view(batch, 2 * N_SLOPES, 1, 1, self.expanded)
-        lines = torch.addcmul(tensors["initial"], lines, tensors["lambdas"])
-        folded, gate = (gate_t, gate_f) if self.expanded < NARROW else (gate_f, gate_t)
-        lines = lines * folded[:, None]  # (B, 2M, F', 1, E) or (B, 2M, 1, T', E)
-        size = _samples_at_once(x)
-        if batch <= size:
-            return self._map(x, attention, lines, gate)
-        parts = (part.split(size) for part in (x, attention, lines, gate))
-        return torch.cat([self._map(*part) for part in zip(*parts, strict=True)])
+        n_parts, expanded, row = self.n_parts, self.expanded, heads.stride(0)
+        attention = heads.as_strided((n_parts, batch, N_KERNELS), (N_KERNELS, row, 1)).softmax(2)
+        kernels = torch.bmm(attention, tensors["bank"])  # (parts, B, numbers of a part)
+        shape, strides = (batch, 2 * N_SLOPES, 1, 1, expanded), (row, expanded, 0, 0, 1)
+        theta = heads.as_strided(shape, strides, n_parts * N_KERNELS).tanh()
+        lines = torch.addcmul(tensors["initial"], theta, tensors["lambdas"])
+        if expanded < NARROW:
+            lines = lines * gate_t.view(batch, 1, 1, -1, expanded)
+            gate = gate_f.view(batch, -1, 1, expanded)
+        else:
+            lines = lines * gate_f.view(batch, 1, -1, 1, expanded)
+            gate = gate_t.view(batch, 1, -1, expanded)
+        if batch == 1:
+            return self._map(x, kernels, lines, gate)
+        if not _one_by_one(x):
+            return self._map(x, kernels.transpose(0, 1).flatten(1), lines, gate)
+        samples = zip(x.split(1), kernels.unbind(1), lines.split(1), gate.split(1), strict=True)
+        return torch.cat([self._map(one, mixed.contiguous(), *rest) for one, mixed, *rest in samples])
 
     def _gate(self, g: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         if self.stride > 1:
-            # Average of positions 2i - 1, 2i and 2i + 1, zeros outside.
+            # Sum of positions 2i - 1, 2i and 2i + 1, zeros outside.
             even, odd = g[:, ::2], g[:, 1::2]
             g = even.clone()
             g[:, : odd.shape[1]] += odd
             g[:, 1:] += odd[:, : g.shape[1] - 1]
-            g.div_(3)
-        return _pointwise(g.contiguous(), weight, bias, "sigmoid")
+        elif len(g) > 1:
+            g = g.contiguous()
+        return pointwise(g, weight, bias, "sigmoid")
 
-    def _map(self, x: Tensor, attention: Tensor, lines: Tensor, gate: Tensor) -> Tensor:
-        """The feature maps (b, F, T, C) of b samples to (b, F', T', C')."""
-        batch, inputs = x.shape[0], x.shape[3]
+    def _map(self, x: Tensor, kernels: Tensor, lines: Tensor, gate: Tensor) -> Tensor:
+        """The feature maps (b, F, T, C) of b samples to (b, F', T', C').
+
+        `kernels` are (b, n) or, for one sample, contiguous and of any shape.
+        """
         tensors: Any = self._buffers
         y = x
         if self.expands:
-            kernels = _mix(attention[:, 0], tensors["expand_bank"]).view(batch, inputs, self.expanded)
-            y = _pointwise_each(y, kernels, tensors["expand_bias"], self.act)
-        kernels = _mix(attention[:, -2], tensors["depth_bank"]).view(batch, self.expanded, -1)
-        y = _depthwise_each(y, kernels, tensors["depth_bias"], self.stride)
+            y = self._pointwise(y, kernels, self.starts[2], tensors["expand_bias"], self.act)
+        y = self._depthwise(y, kernels, self.starts[0], tensors["depth_bias"])
         slope_1, slope_2, intercept_1, intercept_2 = lines.unbind(1)
         other = torch.addcmul(intercept_2, slope_2, y)
         y = torch.addcmul(intercept_1, slope_1, y, out=y)
         y = torch.maximum(y, other, out=y).mul_(gate)
-        kernels = _mix(attention[:, -1], tensors["project_bank"]).view(batch, self.expanded, -1)
-        y = _pointwise_each(y, kernels, tensors["project_bias"])
+        y = self._pointwise(y, kernels, self.starts[1], tensors["project_bias"])
         return y.add_(x) if self.residual else y
+
+    def _pointwise(self, x: Tensor, kernels: Tensor, start: int, bias: Tensor, act: str = "") -> Tensor:
+        """1x1 convolution of (b, F, T, C) by the b kernels (C, E) that begin at `start`."""
+        inputs, outputs = x.shape[3], len(bias)
+        if len(x) == 1:
+            weight = kernels.as_strided((outputs, inputs), (1, outputs), start)
+            return pointwise(x, weight, bias, act)
+        weight = kernels[:, start : start + inputs * outputs].view(-1, inputs, outputs)
+        y = torch.baddbmm(bias, x.flatten(1, 2), weight)
+        return activate(y.view(*x.shape[:3], outputs), act)
+
+    def _depthwise(self, x: Tensor, kernels: Tensor, start: int, bias: Tensor) -> Tensor:
+        """Convolution of (b, F, T, E) by the b kernels (E, k * k) that begin at `start`."""
+        batch, freq, time, channels = x.shape
+        k = self.kernel
+        if batch == 1:
+            shape, strides = (channels, 1, k, k), (k * k, 1, k, 1)
+            weight = kernels.as_strided(shape, strides, start)
+            return depthwise(x, weight, bias, self.stride)
+        image = x.movedim(0, 2).reshape(1, freq, time, batch * channels)  # the batch laid out as channels
+        weight = kernels[:, start : start + channels * k * k].reshape(batch * channels, 1, k, k)
+        y = depthwise(image, for_channels_last(weight), bias.repeat(batch), self.stride)
+        return y.view(*y.shape[1:3], batch, channels).movedim(2, 0).contiguous()
 
 
 class FusedNetwork(nn.Module):
@@ -312,8 +301,7 @@ class FusedNetwork(nn.Module):
             # Convolution, batch norm and mean are all linear, so the mean may come first.
             self.labels: _Part = _Pointwise(head[:2], "")
         else:
-            self.hidden = _Part(weight=head[2].weight.t(), bias=head[2].bias)
-            self.labels = _Part(weight=head[5].weight.t(), bias=head[5].bias)
+            self.hidden, self.labels = _Few(head[2].weight, head[2].bias), _Few(head[5].weight, head[5].bias)
 
     def forward(self, x: Tensor, taps: tuple[str, ...] = ()) -> Output:
         """Logits and features of log-mel spectrograms (B, 1, mels, frames), as float32."""
@@ -339,10 +327,10 @@ class FusedNetwork(nn.Module):
         if "embedding" in taps:
             found["embedding"] = embedding
         if not self.fully_convolutional:
-            features = _pointwise(embedding, self.hidden.weight, self.hidden.bias, "hswish")
+            features = activate(self.hidden(embedding), "hswish")
             if "hidden" in taps:
                 found["hidden"] = features
-        return _pointwise(features, self.labels.weight, self.labels.bias), embedding, found
+        return self.labels(features), embedding, found
 
 
 def fuse(network: nn.Module, *, dtype: torch.dtype | None = None, compile: bool = False) -> nn.Module:
@@ -355,7 +343,8 @@ def fuse(network: nn.Module, *, dtype: torch.dtype | None = None, compile: bool 
     dtype : torch.dtype, optional
         float32, bfloat16 or float16, of weights and feature maps. None: float32.
     compile : bool
-        Pass the result through ``torch.compile``.
+        Pass the network through ``torch.compile``: a minute at the first call and at every new batch size, for little
+        or nothing on a CPU.
 
     Returns
     -------
@@ -375,5 +364,6 @@ def fuse(network: nn.Module, *, dtype: torch.dtype | None = None, compile: bool 
         fused = FusedNetwork(network).eval().to(dtype or torch.float32)
     if compile:
         fused.mode = torch.no_grad  # the compiler cannot trace through inference mode
-        return torch.compile(fused)  # type: ignore[return-value]
+        # As one graph: block by block it gives up after eight.
+        fused._run = torch.compile(fused._run)  # type: ignore[method-assign]
     return fused

@@ -1,6 +1,7 @@
 """The fused form against the textbook networks, and what must hold of any inference-only form."""
 
 import copy
+import functools
 import gc
 import time
 import weakref
@@ -111,7 +112,7 @@ def test_the_accelerators_form_equals_the_loop(networks, kind, monkeypatch):
     _, fused = networks(kind)
     x = log_mels(3, 150, seed=5)
     expected = fused(x)
-    monkeypatch.setattr("audiotag.fused._samples_at_once", len)
+    monkeypatch.setattr("audiotag.fused._one_by_one", lambda x: False)
     assert_same(fused(x), expected)
 
 
@@ -242,5 +243,16 @@ def test_without_onednn(networks, monkeypatch):
     _, fused = networks("dymn_wider")
     x = log_mels(1, 400)
     expected = fused(x)
-    monkeypatch.setattr("audiotag.fused._has_onednn", lambda dtype: False)
+    monkeypatch.setattr("audiotag.rows._has_onednn", lambda dtype: False)
     assert_same(fused(x), expected)
+
+
+@pytest.mark.parametrize("kind", ["dymn", "mn"])
+def test_it_compiles_as_one_graph(networks, kind, monkeypatch):
+    """`fullgraph` refuses what the compiler cannot trace; generated code would take minutes and a C++ compiler."""
+    network, _ = networks(kind)
+    monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend="eager", fullgraph=True))
+    compiled = fuse(network, compile=True)
+    x = log_mels(1, 100)
+    with torch.no_grad():
+        assert_same(compiled(x, ("block3",)), network(x, ("block3",)))
