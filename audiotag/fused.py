@@ -32,7 +32,7 @@ from torch import Tensor, nn
 from .dymn import N_KERNELS, N_SLOPES, DyMN, DynamicBlock
 from .errors import InvalidInputError
 from .mobilenet import MN, Output, SqueezeExcitation
-from .rows import activate, depthwise, for_channels_last, for_rows, pointwise
+from .rows import activate, depthwise, for_channels_last, for_rows, pointwise, product
 
 PARTS = 4  # a large weight that few rows use is read at the speed of memory; in parts, several threads read it
 PARTS_MIN_NUMEL = 100_000  # numbers in a weight below which parts cost more than they gain
@@ -44,6 +44,11 @@ def _folded(norm: Any) -> tuple[Tensor, Tensor]:
     """Scale and shift that a batch norm applies per channel in inference."""
     scale = norm.weight.float() / (norm.running_var.float() + norm.eps).sqrt()
     return scale, norm.bias.float() - norm.running_mean.float() * scale
+
+
+def _columns(weight: Tensor) -> Tensor:
+    """A linear layer's weight as (inputs, outputs), contiguous."""
+    return weight.t().contiguous()
 
 
 def _one_by_one(x: Tensor) -> bool:
@@ -99,14 +104,14 @@ class _Few(_Part):
             weight = F.pad(weight, (0, 0, 0, missing)).reshape(PARTS, -1, inputs).transpose(1, 2).contiguous()
             bias = F.pad(bias, (0, missing)).view(PARTS, 1, -1)
         else:
-            weight = for_rows(weight)
+            weight = _columns(weight)
         super().__init__(weight=weight, bias=bias)
         self.parts, self.missing, self.outputs = parts, missing, outputs
 
     def forward(self, x: Tensor) -> Tensor:
         tensors: Any = self._buffers
         if self.parts == 1:
-            return F.linear(x, tensors["weight"], tensors["bias"])
+            return torch.addmm(tensors["bias"], x, tensors["weight"])
         y = torch.baddbmm(tensors["bias"], x.expand(self.parts, -1, -1), tensors["weight"])  # (parts, B, n / parts)
         y = y.transpose(0, 1).reshape(len(x), -1)
         return y[:, : self.outputs] if self.missing else y
@@ -117,11 +122,11 @@ class _Gates(_Part):
 
     def __init__(self, module: Any) -> None:
         fc1, fc2 = module.conc_se_layers[0].fc1, module.conc_se_layers[0].fc2
-        super().__init__(w1=for_rows(fc1.weight), b1=fc1.bias, w2=for_rows(fc2.weight), b2=fc2.bias)
+        super().__init__(w1=_columns(fc1.weight), b1=fc1.bias, w2=_columns(fc2.weight), b2=fc2.bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        hidden = pointwise(x.mean((1, 2)), self.w1, self.b1, "relu")
-        return x.mul_(pointwise(hidden, self.w2, self.b2, "sigmoid")[:, None, None])
+        hidden = product(x.mean((1, 2)), self.w1, self.b1, "relu")
+        return x.mul_(product(hidden, self.w2, self.b2, "sigmoid")[:, None, None])
 
 
 class _StaticBlock(nn.Module):
@@ -183,11 +188,11 @@ class _DynamicBlock(_Part):
             depth_bias=biases[0],
             project_bias=biases[1],
             expand_bias=biases[-1],
-            context_weight=for_rows(context.joint_conv.weight.flatten(1) * scale[:, None]),
+            context_weight=_columns(context.joint_conv.weight.flatten(1) * scale[:, None]),
             context_bias=shift,
-            gate_f_weight=for_rows(context.conv_f.weight.flatten(1) / pooled),
+            gate_f_weight=_columns(context.conv_f.weight.flatten(1) / pooled),
             gate_f_bias=context.conv_f.bias,
-            gate_t_weight=for_rows(context.conv_t.weight.flatten(1) / pooled),
+            gate_t_weight=_columns(context.conv_t.weight.flatten(1) / pooled),
             gate_t_bias=context.conv_t.bias,
             lambdas=block.depth_act.lambdas.view(2 * N_SLOPES, 1, 1, 1),
             initial=block.depth_act.init_v.view(2 * N_SLOPES, 1, 1, 1),
@@ -200,13 +205,18 @@ class _DynamicBlock(_Part):
         self.act = "" if not block.expands else "relu" if isinstance(block.exp_act, nn.ReLU) else "hswish"
 
     def forward(self, x: Tensor) -> Tensor:
-        batch, freq, _, _ = x.shape
+        batch, freq, time, channels = x.shape
         tensors: Any = self._buffers  # an attribute of a module is slow to look up
-        g = torch.cat((x.mean(2), x.mean(1)), 1)
-        g = pointwise(g, tensors["context_weight"], tensors["context_bias"], "hswish")  # (B, F + T, H)
-        heads = self.heads(g.mean(1))  # (B, parts K + 2M E)
-        gate_f = self._gate(g[:, :freq], tensors["gate_f_weight"], tensors["gate_f_bias"])  # (B, F', E)
-        gate_t = self._gate(g[:, freq:], tensors["gate_t_weight"], tensors["gate_t_bias"])  # (B, T', E)
+        g = torch.cat((x.mean(2), x.mean(1)), 1).view(-1, channels)
+        g = product(g, tensors["context_weight"], tensors["context_bias"], "hswish")  # (B (F + T), H)
+        if batch == 1:
+            g_f, g_t, h = g[:freq], g[freq:], g.mean(0, True)
+        else:
+            g = g.view(batch, freq + time, -1)
+            g_f, g_t, h = g[:, :freq].flatten(0, 1), g[:, freq:].flatten(0, 1), g.mean(1)
+        heads = self.heads(h)  # (B, parts K + 2M E)
+        gate_f = self._gate(g_f, freq, tensors["gate_f_weight"], tensors["gate_f_bias"])  # (B F', E)
+        gate_t = self._gate(g_t, time, tensors["gate_t_weight"], tensors["gate_t_bias"])  # (B T', E)
 
         n_parts, expanded, row = self.n_parts, self.expanded, heads.stride(0)
         attention = heads.as_strided((n_parts, batch, N_KERNELS), (N_KERNELS, row, 1)).softmax(2)
@@ -227,16 +237,17 @@ class _DynamicBlock(_Part):
         samples = zip(x.split(1), kernels.unbind(1), lines.split(1), gate.split(1), strict=True)
         return torch.cat([self._map(one, mixed.contiguous(), *rest) for one, mixed, *rest in samples])
 
-    def _gate(self, g: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    def _gate(self, g: Tensor, length: int, weight: Tensor, bias: Tensor) -> Tensor:
+        """Gates (B length', E) along an axis of g (B length, H)."""
         if self.stride > 1:
             # Sum of positions 2i - 1, 2i and 2i + 1, zeros outside.
+            g = g.view(-1, length, g.shape[1])
             even, odd = g[:, ::2], g[:, 1::2]
             g = even.clone()
             g[:, : odd.shape[1]] += odd
             g[:, 1:] += odd[:, : g.shape[1] - 1]
-        elif len(g) > 1:
-            g = g.contiguous()
-        return pointwise(g, weight, bias, "sigmoid")
+            g = g.flatten(0, 1)
+        return product(g, weight, bias, "sigmoid")
 
     def _map(self, x: Tensor, kernels: Tensor, lines: Tensor, gate: Tensor) -> Tensor:
         """The feature maps (b, F, T, C) of b samples to (b, F', T', C').
@@ -305,6 +316,9 @@ class FusedNetwork(nn.Module):
 
     def forward(self, x: Tensor, taps: tuple[str, ...] = ()) -> Output:
         """Logits and features of log-mel spectrograms (B, 1, mels, frames), as float32."""
+        if torch.is_inference_mode_enabled():
+            logits, embedding, found = self._run(x, taps)
+            return Output(logits.float(), embedding.float(), {name: value.float() for name, value in found.items()})
         with self.mode():
             logits, embedding, found = self._run(x, taps)
         with torch.no_grad():  # copies that may go on into training, as inference mode's tensors may not

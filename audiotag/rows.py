@@ -55,6 +55,13 @@ def depthwise(x: Tensor, weight: Tensor, bias: Tensor, stride: int) -> Tensor:
     return y.permute(0, 2, 3, 1)
 
 
+def product(x: Tensor, weight: Tensor, bias: Tensor, act: str = "") -> Tensor:
+    """A linear layer, x W + b with W (C, E), of few rows (n, C), then the activation."""
+    if len(x) * weight.numel() > ONEDNN_MIN_PRODUCTS and len(x) > ONEDNN_MIN_ROWS and _uses_onednn(x):
+        return torch.ops.mkldnn._linear_pointwise.default(x, weight.t(), bias, _ONEDNN_NAMES[act], [], "")
+    return activate(torch.addmm(bias, x, weight), act)
+
+
 def _uses_onednn(x: Tensor) -> bool:
     return x.is_cpu and not torch.compiler.is_compiling() and _has_onednn(x.dtype)
 

@@ -58,7 +58,8 @@ def test_floats_are_taken_as_they_are(data: st.DataObject, dtype: str, shape: tu
     width = 8 * np.dtype(dtype).itemsize
     array = data.draw(hnp.arrays(dtype, shape, elements=st.floats(-bound, bound, width=width)))
     expected = array.astype(np.float64) if array.ndim == 1 else array.astype(np.float64).mean(axis=0)
-    np.testing.assert_allclose(load(array), expected, rtol=1e-6, atol=1e-3 * 2**-10)
+    largest = np.abs(array).max(initial=0)  # channels that cancel leave the rounding of the larger ones
+    np.testing.assert_allclose(load(array), expected, rtol=1e-6, atol=max(1e-3 * 2**-10, 1e-7 * largest))
 
 
 @settings(max_examples=100, deadline=None)
