@@ -20,7 +20,7 @@ EVENTS_HOP_S = 1.0
 TAG_FORMATS = ("text", "json", "jsonl", "csv", "parquet")
 EVENT_FORMATS = (*TAG_FORMATS, "audacity", "raven", "webvtt")
 EMBEDDING_FORMATS = ("npz", "npy", "parquet", "jsonl")
-DEFAULT_WORKERS = 2
+GPU_WORKERS = 4  # threads that decode for a GPU; a CPU is busy with the network
 
 INPUTS = """\
 PATH is a file, a folder (searched for audio, with its subfolders), a pattern in quotes ("rec/**/*.wav"), or - for
@@ -170,9 +170,8 @@ def _add_output(parser: argparse.ArgumentParser, formats: tuple[str, ...], defau
     parser.add_argument(
         "--workers",
         type=int,
-        default=DEFAULT_WORKERS,
         metavar="N",
-        help="threads that decode audio ahead of the network (default: %(default)s)",
+        help=f"threads that decode; several help where files are slow to read (default: 1, {GPU_WORKERS} for a GPU)",
     )
 
 
@@ -273,7 +272,7 @@ def _run_predictions(
         "hop_s": window_s if hop_s is None else hop_s,
         "aggregate": aggregate,
     }
-    speed: dict[str, Any] = {"batch_size": args.batch_size or tagger.batch_size, "workers": args.workers}
+    speed: dict[str, Any] = {"batch_size": args.batch_size or tagger.batch_size, "workers": _workers(args, tagger)}
     # What is wrong with the options shows here, before anything is written.
     tagger.predict_each([], **analysis, **speed)
     describe(silence(tagger), **options)
@@ -303,7 +302,7 @@ def run_embed(args: argparse.Namespace) -> int:
         "layer": layers,
         "hop_s": tagger.config.window_s if args.hop is None else args.hop,
     }
-    speed: dict[str, Any] = {"batch_size": args.batch_size or tagger.batch_size, "workers": args.workers}
+    speed: dict[str, Any] = {"batch_size": args.batch_size or tagger.batch_size, "workers": _workers(args, tagger)}
     tagger.embed_each([], **analysis, **speed)
     features = sum(tagger.layers[layer] for layer in layers)
     task = Task(
@@ -316,6 +315,12 @@ def run_embed(args: argparse.Namespace) -> int:
         fingerprint=fingerprint(args, tagger, {"format": name, "per": args.per, **analysis}, speed["batch_size"]),
     )
     return run(args, task, target, text=False)
+
+
+def _workers(args: argparse.Namespace, tagger: Any) -> int:
+    if args.workers is not None:
+        return args.workers
+    return 1 if tagger.device.type == "cpu" else GPU_WORKERS
 
 
 def run_plot(args: argparse.Namespace) -> int:

@@ -15,7 +15,7 @@ from .audio import open_audio
 from .config import CheckpointConfig
 from .errors import AudiotagError
 from .frontend import LogMel
-from .pipeline import prefetch
+from .pipeline import in_turn, prefetch
 from .sliding import LogMelWindow, logmel_windows
 from .windows import Window, cut_windows, tile
 
@@ -132,7 +132,11 @@ class Engine:
         finished: deque[tuple[Any, Analysis | AudiotagError]] = deque()
         current, expected_s = Analysis(), None
         ended = 0
-        for source, value, last in prefetch(sources, produce, workers=workers, depth=DECODED_AHEAD):
+        alone = workers == 1 and self.device.type == "cpu"
+        pieces = (
+            in_turn(sources, produce) if alone else prefetch(sources, produce, workers=workers, depth=DECODED_AHEAD)
+        )
+        for source, value, last in pieces:
             if isinstance(value, _Opened):
                 current, expected_s = Analysis(value.name), value.duration_s
             elif isinstance(value, (Window, LogMelWindow)):

@@ -1,11 +1,13 @@
-"""Decoding in the background: threads read and cut sources while the caller's thread runs the network."""
+"""Reading sources: in the caller's thread, or in background threads while the caller's runs the network."""
 
 from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from itertools import islice
 from queue import Empty, Full, Queue
 from typing import Any, NamedTuple
 
@@ -22,8 +24,31 @@ class Piece(NamedTuple):
     last: bool
 
 
-class _Stopped(Exception):
-    pass
+def in_turn(sources: Iterable[Any], produce: Callable[[Any], Iterator[Any]], *, depth: int = 4) -> Iterator[Piece]:
+    """What `prefetch` gives, by the caller's own thread, which takes `depth` values of a source at a time.
+
+    On a CPU whose cores the network already fills this is faster: a thread that decodes beside it takes one of them,
+    and at every step of the network the other cores wait for that one. Several values at a time, for then the network
+    finds its weights in the caches.
+    """
+    for source in sources:
+        with closing(_pieces(source, produce)) as pieces:
+            while some := list(islice(pieces, depth)):
+                yield from some
+
+
+def _pieces(source: Any, produce: Callable[[Any], Iterator[Any]]) -> Generator[Piece, None, None]:
+    try:
+        for value in produce(source):
+            yield Piece(source, value, False)
+    except AudiotagError as error:
+        yield Piece(source, error, True)
+    except Exception as error:  # a decoder's own failure must not end a run over many files
+        wrapped = AudioError(f"{source!r:.200}: unexpected {type(error).__name__} while reading: {error}")
+        wrapped.__cause__ = error
+        yield Piece(source, wrapped, True)
+    else:
+        yield Piece(source, None, True)
 
 
 def prefetch(
@@ -38,29 +63,16 @@ def prefetch(
     stop = threading.Event()
 
     def work(source: Any, queue: Queue) -> None:
-        def put(value: Any, last: bool = False) -> None:
-            while not stop.is_set():
-                try:
-                    return queue.put(Piece(source, value, last), timeout=POLL_S)
-                except Full:
-                    continue
-            raise _Stopped
-
-        try:
-            try:
-                for value in produce(source):
-                    put(value)
-                put(None, last=True)
-            except AudiotagError as error:
-                put(error, last=True)
-            except _Stopped:
-                raise
-            except Exception as error:  # a decoder's own failure must not end a run over many files
-                wrapped = AudioError(f"{source!r:.200}: unexpected {type(error).__name__} while reading: {error}")
-                wrapped.__cause__ = error
-                put(wrapped, last=True)
-        except _Stopped:
-            pass
+        with closing(_pieces(source, produce)) as pieces:
+            for piece in pieces:
+                while not stop.is_set():
+                    try:
+                        queue.put(piece, timeout=POLL_S)
+                        break
+                    except Full:
+                        continue
+                else:
+                    return
 
     feed = iter(sources)
     pending: deque[Queue] = deque()

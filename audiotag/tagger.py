@@ -204,8 +204,9 @@ class Tagger:
     ) -> Iterator[tuple[Any, Prediction | AudiotagError]]:
         """Tag any number of recordings, lazily and in order; one that cannot be read does not stop the others.
 
-        Arguments are checked at once; sources are read as the result is iterated, decoded ahead by `workers`
-        background threads. Yields each source with its `Prediction`, or with the error that says why there is none.
+        Arguments are checked at once; sources are read as the result is iterated: by `workers` background threads,
+        or, on a CPU with one worker, by the caller's own, which is faster unless reading means waiting. Yields
+        each source with its `Prediction`, or with the error that says why there is none.
         `progress` is called in between with a source, the seconds of it done, and its length if its header tells.
         """
         if aggregate not in AGGREGATES:

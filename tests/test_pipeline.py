@@ -1,4 +1,4 @@
-"""Background decoding: order, isolation of failures, laziness, and an end that leaves no thread behind."""
+"""Reading in turn and in the background: order, isolated failures, laziness, and an end that leaves no thread."""
 
 import threading
 import time
@@ -6,7 +6,7 @@ import time
 import pytest
 
 from audiotag.errors import AudioError
-from audiotag.pipeline import prefetch
+from audiotag.pipeline import in_turn, prefetch
 
 
 def produce(source):
@@ -22,10 +22,12 @@ def decode_threads():
     return [t for t in threading.enumerate() if t.name.startswith("audiotag-decode")]
 
 
-@pytest.mark.parametrize("workers", [1, 3])
+@pytest.mark.parametrize("workers", [0, 1, 3])
 def test_everything_arrives_in_order_and_one_failure_stops_nothing(workers):
     sources = [3, 13, 0, 17, 20, 1]
-    pieces = list(prefetch(sources, produce, workers=workers, depth=2))
+    pieces = list(
+        prefetch(sources, produce, workers=workers, depth=2) if workers else in_turn(sources, produce, depth=2)
+    )
     values = [p.value for p in pieces if not p.last]
     assert values == [(s, i) for s in sources for i in range({13: 5, 17: 0}.get(s, s))]
     ends = {p.source: p.value for p in pieces if p.last}
@@ -61,3 +63,25 @@ def test_leaving_early_ends_the_threads():
     while decode_threads() and time.monotonic() < deadline:
         time.sleep(0.01)
     assert not decode_threads()
+
+
+def test_in_turn_reads_nothing_ahead_and_closes_what_it_left():
+    taken, closed = [], []
+
+    def sources():
+        for n in range(5):
+            taken.append(n)
+            yield n
+
+    def one(source):
+        try:
+            yield source
+            yield source
+        finally:
+            closed.append(source)
+
+    pieces = in_turn(sources(), one, depth=1)
+    assert [next(pieces).value for _ in range(4)] == [0, 0, None, 1]
+    assert taken == [0, 1] and closed == [0] and not decode_threads()
+    pieces.close()
+    assert closed == [0, 1]
