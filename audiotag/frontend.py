@@ -8,6 +8,7 @@ has it, often does not import.
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -123,7 +124,9 @@ class LogMel(nn.Module):
         padded[:, self.config.window_samples :] = 0
         torch.mul(frames, self.window, out=padded[:, : self.config.window_samples])
         squares = torch.view_as_real(torch.fft.rfft(padded)).square_().flatten(1)  # (frames, 2 bins)
+        del padded  # its memory, still in the caches, is free for what follows
         mel = frames.new_empty(len(frames), self.config.n_mels)  # frames first: half the time of bands first
+        filters: Any = self._buffers
         for i, (bands, columns) in enumerate(self._groups):
-            torch.mm(squares[:, columns], getattr(self, f"filters{i}"), out=mel[:, bands])
+            torch.mm(squares[:, columns], filters[f"filters{i}"], out=mel[:, bands])
         torch.div(mel.add_(LOG_FLOOR * math.exp(LOG_SHIFT)).log_().t(), LOG_SCALE, out=out)

@@ -214,7 +214,7 @@ class _DynamicBlock(_Part):
         else:
             g = g.view(batch, freq + time, -1)
             g_f, g_t, h = g[:, :freq].flatten(0, 1), g[:, freq:].flatten(0, 1), g.mean(1)
-        heads = self.heads(h)  # (B, parts K + 2M E)
+        heads = self.heads.forward(h)  # (B, parts K + 2M E)
         gate_f = self._gate(g_f, freq, tensors["gate_f_weight"], tensors["gate_f_bias"])  # (B F', E)
         gate_t = self._gate(g_t, time, tensors["gate_t_weight"], tensors["gate_t_bias"])  # (B T', E)
 
@@ -263,6 +263,7 @@ class _DynamicBlock(_Part):
         other = torch.addcmul(intercept_2, slope_2, y)
         y = torch.addcmul(intercept_1, slope_1, y, out=y)
         y = torch.maximum(y, other, out=y).mul_(gate)
+        del other  # its memory, still in the caches, is free for the product's result
         y = self._pointwise(y, kernels, self.starts[1], tensors["project_bias"])
         return y.add_(x) if self.residual else y
 
@@ -336,7 +337,7 @@ class FusedNetwork(nn.Module):
         image = x.to(self.stem.weight.dtype).movedim(1, 3)  # (B, mels, frames, 1)
         rows = tap("stem", self.stem(image))  # (B, F, T, C)
         for i, block in enumerate(self.blocks):
-            rows = tap(f"block{i}", block(rows))
+            rows = tap(f"block{i}", block.forward(rows))
         embedding = features = self.last(rows).mean((1, 2))  # (B, 6C)
         if "embedding" in taps:
             found["embedding"] = embedding

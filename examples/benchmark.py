@@ -163,10 +163,20 @@ def rivals(checkpoint, repeats: int) -> list[dict]:
     waveform = 0.1 * torch.randn(1, config.window_samples).numpy()
     found = []
 
+    class Logits(nn.Module):  # exporters want tensors out
+        def __init__(self):
+            super().__init__()
+            self.network = network
+
+        def forward(self, x):
+            return self.network(x).logits
+
+    logits = Logits().eval()
+
     def openvino():
         import openvino
 
-        model = openvino.convert_model(nn.Sequential(network), example_input=x, input=[x.shape])
+        model = openvino.convert_model(logits, example_input=x, input=[x.shape])
         compiled = openvino.compile_model(model, "CPU", {"PERFORMANCE_HINT": "LATENCY"})
         return lambda: compiled([x.numpy()])
 
@@ -176,7 +186,7 @@ def rivals(checkpoint, repeats: int) -> list[dict]:
         import onnxruntime
 
         file = io.BytesIO()
-        torch.onnx.export(network, (x,), file, dynamo=False, opset_version=17, input_names=["x"])
+        torch.onnx.export(logits, (x,), file, dynamo=False, opset_version=17, input_names=["x"])
         session = onnxruntime.InferenceSession(file.getvalue(), providers=["CPUExecutionProvider"])
         return lambda: session.run(None, {"x": x.numpy()})
 
@@ -206,7 +216,7 @@ def rivals(checkpoint, repeats: int) -> list[dict]:
             with torch.no_grad():
                 result = measure({"rival": make()}, repeats=max(3, repeats // 3), device="cpu")
         except Exception as error:  # a rival that cannot be run says nothing about audiotag
-            print(f"{label}: not measured ({type(error).__name__}: {error})", file=sys.stderr)
+            print(f"{label}: not measured ({type(error).__name__}: {str(error).strip()[:200]!r})", file=sys.stderr)
             continue
         found.append(
             {"what": label, "clips": 1, **result, "version": metadata.version(make.__name__.replace("_", "-"))}
