@@ -24,7 +24,8 @@ class ArrayReader:
     ----------
     array
         (samples,) or (channels, samples), at most MAX_CHANNELS channels. Floating-point values are taken as they are.
-        Integers are scaled by their full range: int16 by 1/32768, uint8 as (x - 128) / 128.
+        Integers are scaled by their full range: int16 by 1/32768, uint8 as (x - 128) / 128. 64-bit ones are refused:
+        no audio has that many bits, so their range says nothing about their scale.
     rate_hz
         Sample rate.
     name
@@ -33,7 +34,7 @@ class ArrayReader:
     Raises
     ------
     InvalidInputError
-        Neither floating-point nor integer, not 1-D or 2-D, or shaped like (samples, channels).
+        Neither floating-point nor integer of up to 32 bits, not 1-D or 2-D, or shaped like (samples, channels).
     AudioError
         No samples.
     """
@@ -41,10 +42,7 @@ class ArrayReader:
     warnings: tuple[str, ...] = ()
 
     def __init__(self, array: np.ndarray, rate_hz: int, name: str) -> None:
-        if array.dtype.kind not in "fiu":
-            raise InvalidInputError(
-                f"{name}: samples must be floating-point or integer numbers, got dtype {array.dtype}; convert first"
-            )
+        check_dtype(array.dtype, name)
         check_shape(array.shape, name)
         self._array = array if array.ndim == 2 else array[np.newaxis]
         self.rate_hz = rate_hz
@@ -118,6 +116,24 @@ def check_samples(block: np.ndarray, position: int, rate_hz: int, name: str) -> 
         f"finite, at most {LARGEST_SAMPLE:g} and usually within [-1, 1]; repair the recording or replace such values, "
         "for example with numpy.nan_to_num"
     )
+
+
+def check_dtype(dtype: np.dtype, name: str) -> None:
+    """Refuse what does not say how loud it is.
+
+    Raises
+    ------
+    InvalidInputError
+        Neither floating-point nor integer of up to 32 bits.
+    """
+    if dtype.kind not in "fiu":
+        raise InvalidInputError(
+            f"{name}: samples must be floating-point or integer numbers, got dtype {dtype}; convert first"
+        )
+    if dtype.kind in "iu" and dtype.itemsize > 4:
+        raise InvalidInputError(
+            f"{name}: samples of dtype {dtype} leave their scale open; convert to int16 or to floats in [-1, 1] first"
+        )
 
 
 def to_float(samples: np.ndarray) -> np.ndarray:

@@ -18,7 +18,7 @@ from tqdm import tqdm
 from .display import clock, printable
 from .errors import AudioError, AudiotagError, InvalidInputError, OutputError
 from .inputs import STDIN, Input
-from .journal import Entry, Journal, Plan, check_fingerprint, complete, locked, read_json, weight, write_json
+from .journal import SUFFIX, Entry, Journal, Plan, check_fingerprint, complete, locked, read_json, weight, write_json
 from .records import error_record
 from .writers import dumps
 
@@ -239,6 +239,11 @@ def to_file(
         Journal(output, fingerprint, resume=False).discard()  # a run killed at its very end leaves its folder
         reporter.tell(f"{output} is complete: {told['inputs']:,} files, {told['failed']:,} failed; nothing to do")
         return 1 if told["failed"] else 0
+    if resume and output.exists() and not output.with_name(output.name + SUFFIX).exists():
+        raise InvalidInputError(
+            f"{output}: no run with --resume wrote this file as it is, so there is nothing to go on with; "
+            "name another output, or leave out --resume to replace it"
+        )
     journal = Journal(output, fingerprint, resume=resume)
     tally = reporter.tally
     try:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .audio_arrays import MAX_CHANNELS, check_samples, is_tensor, mix, tensor_to_array, to_float
+from .audio_arrays import MAX_CHANNELS, check_dtype, check_samples, is_tensor, mix, tensor_to_array, to_float
 from .errors import InvalidInputError
 from .events import ON
 from .labels import LabelLike, LabelSet
@@ -274,8 +274,7 @@ class Stream:
                 "a chunk must be a numpy array, a torch tensor, bytes of 16-bit PCM or (array, rate), "
                 f"got {type(chunk).__name__}"
             )
-        if chunk.dtype.kind not in "fiu":
-            raise InvalidInputError(f"samples must be floating-point or integer numbers, got dtype {chunk.dtype}")
+        check_dtype(chunk.dtype, "chunk")
         if chunk.ndim == 1 and self.channels == 1:
             return chunk[np.newaxis]
         if chunk.ndim != 2 or chunk.shape[0] != self.channels:

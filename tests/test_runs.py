@@ -235,11 +235,24 @@ def test_what_is_complete_is_not_done_again(run: Run, capsys: pytest.CaptureFixt
     assert run.file(output, resume=True) == 1, "some failed, then as now"
     assert run.analysed == []
     assert "17 files, 2 failed; nothing to do" in capsys.readouterr().err
-    output.write_bytes(before + b"edited")
-    run.file(output, resume=True)
-    assert output.read_bytes() == before
     with pytest.raises(InvalidInputError, match=r"options threshold was null, now 0\.5"):
         run.file(output, resume=True, fingerprint={"checkpoint": {"sha256": "0"}, "options": {"threshold": 0.5}})
+    assert output.read_bytes() == before
+
+
+def test_resume_leaves_alone_what_it_did_not_write(run: Run) -> None:
+    output = run.folder / "out"
+    run.file(output)  # no --resume: nothing beside it tells what it was made with
+    before = output.read_bytes()
+    with pytest.raises(InvalidInputError, match="nothing to go on with"):
+        run.file(output, resume=True)
+    output.unlink()
+    run.file(output, resume=True)
+    assert output.read_bytes() == before
+    output.write_bytes(before + b"edited")
+    with pytest.raises(InvalidInputError, match="nothing to go on with"):
+        run.file(output, resume=True)
+    assert output.read_bytes() == before + b"edited" and not output.with_name("out.partial").exists()
 
 
 @pytest.mark.parametrize(
