@@ -84,14 +84,16 @@ def run_models(args: argparse.Namespace) -> int:
                 f"{facts['parameters'] / 1e6:.2f} M",
                 _number(facts["gmacs"], "{:.2f}"),
                 _number(facts["mean_average_precision"], "{:.3f}"),
-                _number(facts["size"], "{:.1f} MB", 1e6),
+                _size(facts),
                 facts["licence"],
                 facts["from"],
                 "yes" if facts["cached"] else "no",
             ]
         )
     print(table(rows, right={1, 2, 3, 4, 5}))
-    print("\n* the default, inside the package. mAP: published, on AudioSet's evaluation set. GMACs: for 10 s.")
+    print(
+        "\n* the default, inside the package. mAP: published, on AudioSet's evaluation set. GMACs: for 10 s. ~: estimated."
+    )
     return 0
 
 
@@ -101,8 +103,15 @@ def _manifest() -> Any:
     return manifest()
 
 
-def _number(value: float | None, form: str, unit: float = 1.0) -> str:
-    return "?" if value is None else form.format(value / unit)
+def _number(value: float | None, form: str) -> str:
+    return "?" if value is None else form.format(value)
+
+
+def _size(facts: dict[str, Any]) -> str:
+    """Of the file; about four bytes for each parameter where nobody has written it down."""
+    if facts["size"] is not None:
+        return f"{facts['size'] / 1e6:.1f} MB"
+    return f"~{4 * facts['parameters'] / 1e6:.{0 if facts['parameters'] > 2e6 else 1}f} MB"
 
 
 def run_fetch(args: argparse.Namespace) -> int:

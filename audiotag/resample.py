@@ -24,7 +24,7 @@ _LARGEST_KERNEL = 8_000_000
 _log = logging.getLogger(__name__)
 
 
-def check_rate(value: Any, *, what: str = "sample_rate_hz") -> int:
+def check_rate(value: Any, *, what: str = "sample_rate") -> int:
     """The rate as an int, or an error that says what is allowed.
 
     Parameters

@@ -153,7 +153,7 @@ def test_rates_that_cannot_be_are_refused(rate: Any) -> None:
     with pytest.raises(InvalidInputError, match=r"Hz|\(array, sample_rate\)"):
         load((np.zeros(100), rate))
     if rate is not None:
-        with pytest.raises(InvalidInputError, match="sample_rate_hz must be a whole number"):
+        with pytest.raises(InvalidInputError, match="sample_rate must be a whole number"):
             load(np.zeros(100), rate)
 
 

@@ -23,7 +23,7 @@ def test_models_says_what_the_manifest_says(capsys):
     assert cli.main(["models"]) == 0
     lines = capsys.readouterr().out.splitlines()
     row = next(line for line in lines if line.startswith("dymn10_as "))
-    assert "10.55 M" in row and "0.477" in row and "0.58" in row and row.endswith("no")
+    assert "10.55 M" in row and "~42 MB" in row and "0.477" in row and "0.58" in row and row.endswith("no")
     assert next(line for line in lines if line.startswith(manifest().default)).split()[1] == "*"
 
 
