@@ -92,7 +92,7 @@ def run_models(args: argparse.Namespace) -> int:
         )
     print(table(rows, right={1, 2, 3, 4, 5}))
     print(
-        "\n* the default, inside the package. mAP: published, on AudioSet's evaluation set. GMACs: for 10 s. ~: estimated."
+        "\n* the default, inside the package. mAP: published, on AudioSet's evaluation set. GMACs: for 10 s. ~: about."
     )
     return 0
 
