@@ -120,7 +120,7 @@ def open_audio(
     ----------
     source
         A path; the bytes of an audio file; a binary file object, read from where it stands; a numpy array or torch
-        tensor (samples,) or (channels, samples) of any floating-point or integer type; ``(array, rate)``;
+        tensor (samples,) or (channels, samples) of floats or integers of up to 32 bits; ``(array, rate)``;
         ``{"array": ..., "sampling_rate": ...}`` or ``{"bytes": ..., "path": ...}`` as Hugging Face datasets give;
         or an object with ``get_all_samples()`` as torchcodec's decoders have.
     target_rate_hz

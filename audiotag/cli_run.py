@@ -165,7 +165,11 @@ def _command(
 def _add_output(parser: argparse.ArgumentParser, formats: tuple[str, ...], default: str) -> None:
     parser.add_argument("-o", "--output", metavar="FILE", help="file to write, or a folder for one file per input")
     parser.add_argument("--format", choices=formats, help=f"default: as FILE ends; {default}")
-    parser.add_argument("--resume", action="store_true", help="go on where a run with the same options was stopped")
+    parser.add_argument(
+        "--resume",
+        action="store_true",
+        help="go on where a run with the same options was stopped; a FILE no such run wrote is left alone",
+    )
     parser.add_argument("--quiet", action="store_true", help="on stderr nothing but errors")
     parser.add_argument(
         "--workers",

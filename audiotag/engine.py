@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import closing
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -21,7 +22,8 @@ from .windows import Window, cut_windows, tile
 
 # Called with a source that is being analysed, the seconds done, and its length in seconds if its header tells.
 Progress = Callable[[Any, float, "float | None"], None]
-DECODED_AHEAD = 8  # windows waiting per source: 10 MB at most
+DECODED_AHEAD = 8  # windows waiting per source for the network, if threads decode: 10 MB at most
+DECODED_AT_ONCE = 8  # windows decoded before the network runs them, if it takes turns with decoding
 
 
 @dataclass
@@ -132,32 +134,33 @@ class Engine:
         finished: deque[tuple[Any, Analysis | AudiotagError]] = deque()
         current, expected_s = Analysis(), None
         ended = 0
-        alone = workers == 1 and self.device.type == "cpu"
-        pieces = (
-            in_turn(sources, produce) if alone else prefetch(sources, produce, workers=workers, depth=DECODED_AHEAD)
-        )
-        for source, value, last in pieces:
-            if isinstance(value, _Opened):
-                current, expected_s = Analysis(value.name), value.duration_s
-            elif isinstance(value, (Window, LogMelWindow)):
-                shown = value.logmel if isinstance(value, LogMelWindow) else tile(value.samples, whole)
-                waiting.append((current, value.start, value.stop, shown))
-                if len(waiting) >= batch_size:
-                    run()
-                    if progress is not None:
-                        progress(source, current.duration_s, expected_s)
-            elif isinstance(value, _Closed):
-                current.warnings = value.warnings
-            if last:
-                failed = isinstance(value, AudiotagError)
-                finished.append((source, value if failed else current))
-                if failed:
-                    waiting[:] = [entry for entry in waiting if entry[0] is not current]
-                current = Analysis()  # a source that cannot be opened has none of its own
-                ended += 1
-                if ended % batch_size == 0:
-                    run()
-            while finished and not (waiting and waiting[0][0] is finished[0][1]):
-                yield finished.popleft()
+        if workers == 1 and self.device.type == "cpu":
+            pieces = in_turn(sources, produce, depth=DECODED_AT_ONCE)
+        else:
+            pieces = prefetch(sources, produce, workers=workers, depth=DECODED_AHEAD)
+        with closing(pieces):
+            for source, value, last in pieces:
+                if isinstance(value, _Opened):
+                    current, expected_s = Analysis(value.name), value.duration_s
+                elif isinstance(value, (Window, LogMelWindow)):
+                    shown = value.logmel if isinstance(value, LogMelWindow) else tile(value.samples, whole)
+                    waiting.append((current, value.start, value.stop, shown))
+                    if len(waiting) >= batch_size:
+                        run()
+                        if progress is not None:
+                            progress(source, current.duration_s, expected_s)
+                elif isinstance(value, _Closed):
+                    current.warnings = value.warnings
+                if last:
+                    failed = isinstance(value, AudiotagError)
+                    finished.append((source, value if failed else current))
+                    if failed:
+                        waiting[:] = [entry for entry in waiting if entry[0] is not current]
+                    current = Analysis()  # a source that cannot be opened has none of its own
+                    ended += 1
+                    if ended % batch_size == 0:
+                        run()
+                while finished and not (waiting and waiting[0][0] is finished[0][1]):
+                    yield finished.popleft()
         run()
         yield from finished

@@ -32,7 +32,7 @@ from torch import Tensor, nn
 from .dymn import N_KERNELS, N_SLOPES, DyMN, DynamicBlock
 from .errors import InvalidInputError
 from .mobilenet import MN, Output, SqueezeExcitation
-from .rows import activate, depthwise, for_channels_last, for_rows, pointwise, product
+from .rows import activate, columns, depthwise, for_channels_last, for_rows, pointwise, product
 
 PARTS = 4  # a large weight that few rows use is read at the speed of memory; in parts, several threads read it
 PARTS_MIN_NUMEL = 100_000  # numbers in a weight below which parts cost more than they gain
@@ -44,11 +44,6 @@ def _folded(norm: Any) -> tuple[Tensor, Tensor]:
     """Scale and shift that a batch norm applies per channel in inference."""
     scale = norm.weight.float() / (norm.running_var.float() + norm.eps).sqrt()
     return scale, norm.bias.float() - norm.running_mean.float() * scale
-
-
-def _columns(weight: Tensor) -> Tensor:
-    """A linear layer's weight as (inputs, outputs), contiguous."""
-    return weight.t().contiguous()
 
 
 def _one_by_one(x: Tensor) -> bool:
@@ -104,7 +99,7 @@ class _Few(_Part):
             weight = F.pad(weight, (0, 0, 0, missing)).reshape(PARTS, -1, inputs).transpose(1, 2).contiguous()
             bias = F.pad(bias, (0, missing)).view(PARTS, 1, -1)
         else:
-            weight = _columns(weight)
+            weight = columns(weight)
         super().__init__(weight=weight, bias=bias)
         self.parts, self.missing, self.outputs = parts, missing, outputs
 
@@ -114,7 +109,7 @@ class _Few(_Part):
             return torch.addmm(tensors["bias"], x, tensors["weight"])
         y = torch.baddbmm(tensors["bias"], x.expand(self.parts, -1, -1), tensors["weight"])  # (parts, B, n / parts)
         y = y.transpose(0, 1).reshape(len(x), -1)
-        return y[:, : self.outputs] if self.missing else y
+        return y[:, : self.outputs].contiguous() if self.missing else y
 
 
 class _Gates(_Part):
@@ -122,7 +117,7 @@ class _Gates(_Part):
 
     def __init__(self, module: Any) -> None:
         fc1, fc2 = module.conc_se_layers[0].fc1, module.conc_se_layers[0].fc2
-        super().__init__(w1=_columns(fc1.weight), b1=fc1.bias, w2=_columns(fc2.weight), b2=fc2.bias)
+        super().__init__(w1=columns(fc1.weight), b1=fc1.bias, w2=columns(fc2.weight), b2=fc2.bias)
 
     def forward(self, x: Tensor) -> Tensor:
         hidden = product(x.mean((1, 2)), self.w1, self.b1, "relu")
@@ -134,14 +129,14 @@ class _StaticBlock(nn.Module):
 
     def __init__(self, block: Any) -> None:
         super().__init__()
-        parts: list[nn.Module] = []
+        steps: list[nn.Module] = []
         for layers in block.block:
             if isinstance(layers, SqueezeExcitation):
-                parts.append(_Gates(layers))
+                steps.append(_Gates(layers))
                 continue
             act = "" if len(layers) == 2 else "relu" if isinstance(layers[2], nn.ReLU) else "hswish"
-            parts.append(_Depthwise(layers, act) if layers[0].groups > 1 else _Pointwise(layers, act))
-        self.parts = nn.Sequential(*parts)
+            steps.append(_Depthwise(layers, act) if layers[0].groups > 1 else _Pointwise(layers, act))
+        self.steps = nn.Sequential(*steps)
         self.residual = block.residual
         self.widest = max(layers[0].out_channels for layers in block.block if not isinstance(layers, SqueezeExcitation))
 
@@ -149,12 +144,18 @@ class _StaticBlock(nn.Module):
         size = max(1, CACHED_NUMEL // (x[0, ..., 0].numel() * self.widest)) if _one_by_one(x) else len(x)
         if len(x) > size:
             return torch.cat([self(some) for some in x.split(size)])
-        y = self.parts(x)
+        y = self.steps(x)
         return y.add_(x) if self.residual else y
 
 
 class _DynamicBlock(_Part):
-    """A `DynamicBlock` on (B, F, T, C)."""
+    """A `DynamicBlock` on (B, F, T, C).
+
+    Two tensors hold what the convolutions and the dynamic ReLU take from the context:
+
+        bank   (chunks, K, n):  depth ... | project ... | expand ..., each filled up to whole chunks
+        heads  (B, chunks K + 2M E):  K logits of each chunk | slope 1 | slope 2 | intercept 1 | intercept 2, each of E
+    """
 
     def __init__(self, block: Any) -> None:
         context, coef = block.context_gen, block.depth_act.coef_net[0]
@@ -170,11 +171,11 @@ class _DynamicBlock(_Part):
                 bank = bank.transpose(1, 2)  # (K, inputs, outputs), which is `for_rows`
             banks.append(bank.flatten(1))
             biases.append(shift)
-        # One bank of equal parts, as many for each convolution as it needs, and an attention for every part.
-        part = -(-max(bank.shape[1] for bank in banks) // PARTS)
-        counts = [-(-bank.shape[1] // part) for bank in banks]
-        filled = [F.pad(bank, (0, n * part - bank.shape[1])) for bank, n in zip(banks, counts, strict=True)]
-        # Rows of the stacked linear layer: K attention logits for each part, then slopes and intercepts as 2M rows of
+        # One bank of equal chunks, as many for each convolution as it needs, and an attention for every chunk.
+        chunk = -(-max(bank.shape[1] for bank in banks) // PARTS)
+        counts = [-(-bank.shape[1] // chunk) for bank in banks]
+        filled = [F.pad(bank, (0, n * chunk - bank.shape[1])) for bank, n in zip(banks, counts, strict=True)]
+        # Rows of the stacked linear layer: K attention logits for each chunk, then slopes and intercepts as 2M rows of
         # E channels (the released layout has the 2M coefficients of one channel next to each other).
         linear = [(conv.residuals[0], conv.temperature, n) for (conv, _), n in zip(convs, counts, strict=True)]
         weights = [(layer.weight / temperature).repeat(n, 1) for layer, temperature, n in linear]
@@ -184,23 +185,23 @@ class _DynamicBlock(_Part):
         scale, shift = _folded(context.joint_norm)
         pooled = 3 if context.stride > 1 else 1  # positions whose mean a gate is of; `_gate` sums them
         super().__init__(
-            bank=torch.cat(filled, 1).reshape(N_KERNELS, sum(counts), part).transpose(0, 1).contiguous(),
+            bank=torch.cat(filled, 1).reshape(N_KERNELS, sum(counts), chunk).transpose(0, 1).contiguous(),
             depth_bias=biases[0],
             project_bias=biases[1],
             expand_bias=biases[-1],
-            context_weight=_columns(context.joint_conv.weight.flatten(1) * scale[:, None]),
+            context_weight=columns(context.joint_conv.weight.flatten(1) * scale[:, None]),
             context_bias=shift,
-            gate_f_weight=_columns(context.conv_f.weight.flatten(1) / pooled),
+            gate_f_weight=columns(context.conv_f.weight.flatten(1) / pooled),
             gate_f_bias=context.conv_f.bias,
-            gate_t_weight=_columns(context.conv_t.weight.flatten(1) / pooled),
+            gate_t_weight=columns(context.conv_t.weight.flatten(1) / pooled),
             gate_t_bias=context.conv_t.bias,
             lambdas=block.depth_act.lambdas.view(2 * N_SLOPES, 1, 1, 1),
             initial=block.depth_act.init_v.view(2 * N_SLOPES, 1, 1, 1),
         )
         self.heads = _Few(torch.cat(weights), torch.cat(shifts))
-        self.starts = [part * sum(counts[:i]) for i in range(len(counts))]  # of depth, project, expand in a mixture
+        self.starts = [chunk * sum(counts[:i]) for i in range(len(counts))]  # of depth, project, expand in a mixture
         self.expands, self.residual, self.stride = block.expands, block.residual, context.stride
-        self.expanded, self.n_parts = expanded, sum(counts)
+        self.expanded, self.n_chunks = expanded, sum(counts)
         self.kernel = block.depth_conv.shape[-1]
         self.act = "" if not block.expands else "relu" if isinstance(block.exp_act, nn.ReLU) else "hswish"
 
@@ -214,15 +215,16 @@ class _DynamicBlock(_Part):
         else:
             g = g.view(batch, freq + time, -1)
             g_f, g_t, h = g[:, :freq].flatten(0, 1), g[:, freq:].flatten(0, 1), g.mean(1)
-        heads = self.heads.forward(h)  # (B, parts K + 2M E)
+        heads = self.heads.forward(h)  # (B, chunks K + 2M E)
         gate_f = self._gate(g_f, freq, tensors["gate_f_weight"], tensors["gate_f_bias"])  # (B F', E)
         gate_t = self._gate(g_t, time, tensors["gate_t_weight"], tensors["gate_t_bias"])  # (B T', E)
 
-        n_parts, expanded, row = self.n_parts, self.expanded, heads.stride(0)
-        attention = heads.as_strided((n_parts, batch, N_KERNELS), (N_KERNELS, row, 1)).softmax(2)
-        kernels = torch.bmm(attention, tensors["bank"])  # (parts, B, numbers of a part)
+        n_chunks, expanded, row = self.n_chunks, self.expanded, heads.stride(0)
+        # Offsets of `as_strided` are absolute: `heads`, and kernels in `_map`, begin their storage.
+        attention = heads.as_strided((n_chunks, batch, N_KERNELS), (N_KERNELS, row, 1)).softmax(2)
+        kernels = torch.bmm(attention, tensors["bank"])  # (chunks, B, numbers of a chunk)
         shape, strides = (batch, 2 * N_SLOPES, 1, 1, expanded), (row, expanded, 0, 0, 1)
-        theta = heads.as_strided(shape, strides, n_parts * N_KERNELS).tanh()
+        theta = heads.as_strided(shape, strides, n_chunks * N_KERNELS).tanh()
         lines = torch.addcmul(tensors["initial"], theta, tensors["lambdas"])
         if expanded < NARROW:
             lines = lines * gate_t.view(batch, 1, 1, -1, expanded)
@@ -298,6 +300,7 @@ class FusedNetwork(nn.Module):
         super().__init__()
         self.config = network.config
         self.mode: Any = torch.inference_mode  # the least work per step
+        self.compiled = False
         if isinstance(network, DyMN):
             stem, blocks, last = network.in_c, network.layers, network.out_c
         else:
@@ -314,6 +317,20 @@ class FusedNetwork(nn.Module):
             self.labels: _Part = _Pointwise(head[:2], "")
         else:
             self.hidden, self.labels = _Few(head[2].weight, head[2].bias), _Few(head[5].weight, head[5].bias)
+
+    def compile_run(self) -> None:
+        """Compile what `forward` runs, as one graph: block by block the compiler gives up after eight."""
+        self.compiled = True
+        self._run = torch.compile(self._run)  # type: ignore[method-assign]
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without what was compiled, which would keep running this network's weights in a copy."""
+        return {key: value for key, value in self.__dict__.items() if key != "_run"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        if self.compiled:
+            self.compile_run()
 
     def forward(self, x: Tensor, taps: tuple[str, ...] = ()) -> Output:
         """Logits and features of log-mel spectrograms (B, 1, mels, frames), as float32."""
@@ -379,6 +396,5 @@ def fuse(network: nn.Module, *, dtype: torch.dtype | None = None, compile: bool 
         fused = FusedNetwork(network).eval().to(dtype or torch.float32)
     if compile:
         fused.mode = torch.no_grad  # the compiler cannot trace through inference mode
-        # As one graph: block by block it gives up after eight.
-        fused._run = torch.compile(fused._run)  # type: ignore[method-assign]
+        fused.compile_run()
     return fused

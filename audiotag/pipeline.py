@@ -24,7 +24,9 @@ class Piece(NamedTuple):
     last: bool
 
 
-def in_turn(sources: Iterable[Any], produce: Callable[[Any], Iterator[Any]], *, depth: int = 4) -> Iterator[Piece]:
+def in_turn(
+    sources: Iterable[Any], produce: Callable[[Any], Iterator[Any]], *, depth: int = 4
+) -> Generator[Piece, None, None]:
     """What `prefetch` gives, by the caller's own thread, which takes `depth` values of a source at a time.
 
     On a CPU whose cores the network already fills this is faster: a thread that decodes beside it takes one of them,
@@ -53,7 +55,7 @@ def _pieces(source: Any, produce: Callable[[Any], Iterator[Any]]) -> Generator[P
 
 def prefetch(
     sources: Iterable[Any], produce: Callable[[Any], Iterator[Any]], *, workers: int = 1, depth: int = 4
-) -> Iterator[Piece]:
+) -> Generator[Piece, None, None]:
     """Run `produce` on each source in background threads and hand on what it yields, in order.
 
     Every source ends with one `Piece` whose ``last`` is true and whose value is None, or an `AudiotagError` if

@@ -20,6 +20,11 @@ def for_rows(weight: Tensor) -> Tensor:
     return weight.t().contiguous().t()
 
 
+def columns(weight: Tensor) -> Tensor:
+    """A linear layer's weight as (inputs, outputs), contiguous."""
+    return weight.t().contiguous()
+
+
 def for_channels_last(weight: Tensor) -> Tensor:
     """Depthwise kernels (E, 1, k, k) with strides that say channels-last.
 
@@ -43,8 +48,8 @@ def pointwise(x: Tensor, weight: Tensor, bias: Tensor, act: str = "") -> Tensor:
 
     oneDNN's product takes half the time of the plain one and activates on the way, but starts slowly.
     """
-    products = x.numel() * weight.shape[0]
-    if products > ONEDNN_MIN_PRODUCTS and products > ONEDNN_MIN_ROWS * weight.numel() and _uses_onednn(x):
+    rows = x.numel() // x.shape[-1]
+    if rows * weight.numel() > ONEDNN_MIN_PRODUCTS and rows > ONEDNN_MIN_ROWS and _uses_onednn(x):
         return torch.ops.mkldnn._linear_pointwise.default(x, weight, bias, _ONEDNN_NAMES[act], [], "")
     return activate(F.linear(x, weight, bias), act)
 
@@ -72,11 +77,12 @@ _ONEDNN_NAMES = {"": "none", "relu": "relu", "hswish": "hardswish", "sigmoid": "
 @functools.cache
 def _has_onednn(dtype: torch.dtype) -> bool:
     """Whether this torch, on this CPU, has oneDNN's matrix product with an activation."""
-    x = torch.linspace(-1, 1, 64).reshape(2, 32).to(dtype)
-    weight, bias = for_rows(x.flip(0)), x[:, 0].contiguous()
-    try:
-        y = torch.ops.mkldnn._linear_pointwise(x, weight, bias, "hardswish", [], "")
-    except (AttributeError, RuntimeError, NotImplementedError):
-        return False
-    expected = F.hardswish(F.linear(x.float(), weight.float(), bias.float()))
-    return torch.allclose(y.float(), expected, rtol=0.02, atol=0.02)
+    with torch.autocast("cpu", enabled=False):  # whatever surrounds the first call
+        x = torch.linspace(-1, 1, 64, device="cpu").reshape(2, 32).to(dtype)
+        weight, bias = for_rows(x.flip(0)), x[:, 0].contiguous()
+        try:
+            y = torch.ops.mkldnn._linear_pointwise(x, weight, bias, "hardswish", [], "")
+        except (AttributeError, RuntimeError, NotImplementedError):
+            return False
+        expected = F.hardswish(F.linear(x.float(), weight.float(), bias.float()))
+        return torch.allclose(y.float(), expected, rtol=0.02, atol=0.02)

@@ -239,7 +239,8 @@ def to_file(
         Journal(output, fingerprint, resume=False).discard()  # a run killed at its very end leaves its folder
         reporter.tell(f"{output} is complete: {told['inputs']:,} files, {told['failed']:,} failed; nothing to do")
         return 1 if told["failed"] else 0
-    if resume and output.exists() and not output.with_name(output.name + SUFFIX).exists():
+    written = output.is_file() and output.stat().st_size
+    if resume and written and not output.with_name(output.name + SUFFIX).exists():
         raise InvalidInputError(
             f"{output}: no run with --resume wrote this file as it is, so there is nothing to go on with; "
             "name another output, or leave out --resume to replace it"

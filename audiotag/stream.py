@@ -169,7 +169,7 @@ class Stream:
         Parameters
         ----------
         chunk : ndarray, tensor, bytes, or (ndarray or tensor, rate)
-            Float in [-1, 1] or any integer type, any number of samples: (samples,) for one channel, otherwise
+            Float in [-1, 1] or integers of up to 32 bits, any number of samples: (samples,) for one channel, otherwise
             (channels, samples). Bytes are signed 16-bit little-endian PCM, channels interleaved.
 
         Raises

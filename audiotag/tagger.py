@@ -154,7 +154,7 @@ class Tagger:
         Parameters
         ----------
         audio : path, bytes, file object, array, tensor, ``(array, rate)``, ``{"array", "sampling_rate"}``, or a list
-            Arrays are float in [-1, 1] or any integer type, (samples,) or (channels, samples).
+            Arrays are float in [-1, 1] or integers of up to 32 bits, (samples,) or (channels, samples).
         sample_rate : int, optional
             Rate in Hz of arrays that bring none; None: the checkpoint's (32,000). Files bring their own.
         hop_s : float, optional

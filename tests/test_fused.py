@@ -256,3 +256,24 @@ def test_it_compiles_as_one_graph(networks, kind, monkeypatch):
     x = log_mels(1, 100)
     with torch.no_grad():
         assert_same(compiled(x, ("block3",)), network(x, ("block3",)))
+    other = copy.deepcopy(compiled)
+    for value in compiled.state_dict().values():  # a copy runs its own weights
+        value.zero_()
+    with torch.no_grad():
+        assert_same(other(x), network(x))
+
+
+def test_within_autocast_and_inference_mode(networks):
+    from audiotag import rows
+
+    network, fused = networks("dymn_published")
+    x = log_mels(3, 100)
+    rows._has_onednn.cache_clear()
+    with torch.no_grad():
+        expected = network(x)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert rows._has_onednn(torch.float32) == rows._has_onednn.__wrapped__(torch.float32)
+    with torch.inference_mode():
+        found = fused(x)
+        assert found.logits.is_contiguous()
+        assert_same(found, expected)
