@@ -32,18 +32,12 @@ from torch import Tensor, nn
 from .dymn import N_KERNELS, N_SLOPES, DyMN, DynamicBlock
 from .errors import InvalidInputError
 from .mobilenet import MN, Output, SqueezeExcitation
-from .rows import activate, columns, depthwise, for_channels_last, for_rows, pointwise, product
+from .rows import activate, columns, depthwise, folded, for_channels_last, for_rows, pointwise, product
 
 PARTS = 4  # a large weight that few rows use is read at the speed of memory; in parts, several threads read it
 PARTS_MIN_NUMEL = 100_000  # numbers in a weight below which parts cost more than they gain
 CACHED_NUMEL = 1_000_000  # numbers in feature maps that a CPU's caches hold about
 NARROW = 100  # channels below which a loop over them is short: lines that vary along time too make it longer
-
-
-def _folded(norm: Any) -> tuple[Tensor, Tensor]:
-    """Scale and shift that a batch norm applies per channel in inference."""
-    scale = norm.weight.float() / (norm.running_var.float() + norm.eps).sqrt()
-    return scale, norm.bias.float() - norm.running_mean.float() * scale
 
 
 def _one_by_one(x: Tensor) -> bool:
@@ -68,7 +62,7 @@ class _Pointwise(_Part):
     """1x1 convolution and batch norm on rows, with an activation."""
 
     def __init__(self, layers: Any, act: str) -> None:
-        scale, shift = _folded(layers[1])
+        scale, shift = folded(layers[1])
         super().__init__(weight=for_rows(layers[0].weight.flatten(1) * scale[:, None]), bias=shift)
         self.act = act
 
@@ -80,7 +74,7 @@ class _Depthwise(_Part):
     """Depthwise convolution and batch norm, with an activation, for each sample."""
 
     def __init__(self, layers: Any, act: str) -> None:
-        scale, shift = _folded(layers[1])
+        scale, shift = folded(layers[1])
         super().__init__(weight=for_channels_last(layers[0].weight * scale[:, None, None, None]), bias=shift)
         self.act, self.stride = act, layers[0].stride[0]
 
@@ -165,7 +159,7 @@ class _DynamicBlock(_Part):
         expanded = coef.out_features // (2 * N_SLOPES)
         banks, biases = [], []
         for conv, norm in convs:
-            scale, shift = _folded(norm)
+            scale, shift = folded(norm)
             bank = conv.weight[0, 0].reshape(N_KERNELS, conv.shape[0], -1) * scale[:, None]
             if conv.groups == 1:
                 bank = bank.transpose(1, 2)  # (K, inputs, outputs), which is `for_rows`
@@ -182,7 +176,7 @@ class _DynamicBlock(_Part):
         shifts = [(layer.bias / temperature).repeat(n) for layer, temperature, n in linear]
         weights.append(coef.weight.reshape(expanded, 2 * N_SLOPES, -1).transpose(0, 1).flatten(0, 1) / 2)
         shifts.append(coef.bias.reshape(expanded, 2 * N_SLOPES).t().flatten() / 2)
-        scale, shift = _folded(context.joint_norm)
+        scale, shift = folded(context.joint_norm)
         pooled = 3 if context.stride > 1 else 1  # positions whose mean a gate is of; `_gate` sums them
         super().__init__(
             bank=torch.cat(filled, 1).reshape(N_KERNELS, sum(counts), chunk).transpose(0, 1).contiguous(),
@@ -334,14 +328,17 @@ class FusedNetwork(nn.Module):
 
     def forward(self, x: Tensor, taps: tuple[str, ...] = ()) -> Output:
         """Logits and features of log-mel spectrograms (B, 1, mels, frames), as float32."""
+        if torch.is_autocast_enabled(x.device.type):  # a score does not depend on what surrounds the call
+            with torch.autocast(x.device.type, enabled=False):
+                return self.forward(x, taps)
         if torch.is_inference_mode_enabled():
             logits, embedding, found = self._run(x, taps)
             return Output(logits.float(), embedding.float(), {name: value.float() for name, value in found.items()})
         with self.mode():
             logits, embedding, found = self._run(x, taps)
         with torch.no_grad():  # copies that may go on into training, as inference mode's tensors may not
-            copies = {name: value.float().clone() for name, value in found.items()}
-            return Output(logits.float().clone(), embedding.float().clone(), copies)
+            found = {name: value.float().clone() for name, value in found.items()}
+            return Output(logits.float().clone(), embedding.float().clone(), found)
 
     def _run(self, x: Tensor, taps: tuple[str, ...]) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
         found: dict[str, Tensor] = {}

@@ -7,12 +7,19 @@ image. Both want their weights laid out in a certain way: `for_rows` and `for_ch
 from __future__ import annotations
 
 import functools
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 ONEDNN_MIN_PRODUCTS, ONEDNN_MIN_ROWS = 1_400_000, 16  # multiply-adds and rows below which a plain product is quicker
+
+
+def folded(norm: Any) -> tuple[Tensor, Tensor]:
+    """Scale and shift that a batch norm applies per channel in inference."""
+    scale = norm.weight.float() / (norm.running_var.float() + norm.eps).sqrt()
+    return scale, norm.bias.float() - norm.running_mean.float() * scale
 
 
 def for_rows(weight: Tensor) -> Tensor:
