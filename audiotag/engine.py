@@ -104,7 +104,7 @@ class Engine:
         """
         rate = self.config.frontend.sample_rate_hz
         whole = self.config.window_samples
-        shares = hop < window == whole  # frames that windows share are computed once, in the decoding thread
+        shares = hop < window == whole  # frames that windows share are computed once, where sources are read
         batch_size = batch_size or self.default_batch
 
         def produce(source: Any) -> Iterator[Any]:
