@@ -12,8 +12,9 @@ import os
 import sys
 from collections.abc import Sequence
 
-from . import __version__, cli_listen, cli_models, cli_run
+from . import cli_listen, cli_models, cli_run
 from .errors import AudiotagError, InvalidInputError
+from .version import __version__
 
 EXAMPLES = """\
 examples:

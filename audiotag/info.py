@@ -18,7 +18,7 @@ def installation() -> dict[str, Any]:
     import soundfile
     import torch
 
-    from . import __version__
+    from .version import __version__
     from .manifest import manifest
     from .resample import torchaudio_functional
 

@@ -23,7 +23,7 @@ from urllib.parse import urlsplit
 from filelock import FileLock, Timeout
 from tqdm import tqdm
 
-from . import __version__
+from .version import __version__
 from .errors import DownloadError, VerificationError
 from .manifest import Source
 from .verify import CHUNK_BYTES, Digests, digests, mismatch
