@@ -11,10 +11,9 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from .version import __version__
+from .version import __version__ as __version__
 
 if TYPE_CHECKING:
-    from .embeddings import WindowEmbeddings
     from .errors import (
         AudioError,
         AudiotagError,
@@ -25,24 +24,25 @@ if TYPE_CHECKING:
         OutputError,
         VerificationError,
     )
-    from .labels import Label, LabelSet, audioset_labels
-    from .results import Event, Prediction, Tag
-    from .stream import Stream, StreamWindow
+    from .labels.label_set import Label, LabelSet, audioset_labels
+    from .live.stream import Stream, StreamWindow
+    from .live.tracker import Onset
+    from .results.embeddings import WindowEmbeddings
+    from .results.prediction import Event, Prediction, Tag
     from .tagger import Tagger
-    from .tracker import Onset
 
 _HOME = {
     "Tagger": "tagger",
-    "WindowEmbeddings": "embeddings",
-    "Prediction": "results",
-    "Tag": "results",
-    "Event": "results",
-    "Stream": "stream",
-    "StreamWindow": "stream",
-    "Onset": "tracker",
-    "Label": "labels",
-    "LabelSet": "labels",
-    "audioset_labels": "labels",
+    "WindowEmbeddings": "results.embeddings",
+    "Prediction": "results.prediction",
+    "Tag": "results.prediction",
+    "Event": "results.prediction",
+    "Stream": "live.stream",
+    "StreamWindow": "live.stream",
+    "Onset": "live.tracker",
+    "Label": "labels.label_set",
+    "LabelSet": "labels.label_set",
+    "audioset_labels": "labels.label_set",
     "AudiotagError": "errors",
     "InvalidInputError": "errors",
     "AudioError": "errors",

@@ -10,21 +10,21 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from .arguments import checked_sources, positive, usable_device, usable_dtype
-from .checkpoints import Checkpoint, build, load_checkpoint
-from .embeddings import MID_LAYERS, WindowEmbeddings
-from .engine import Analysis, Engine, Progress
+from .checkpoints.load import Checkpoint, build, load_checkpoint
+from .checks import checked_sources, positive, usable_device, usable_dtype
 from .errors import AudiotagError, InvalidInputError
-from .events import ON
-from .fused import fuse
-from .labels import LabelSet, audioset_labels
-from .mobilenet import tap_channels
-from .results import Prediction
-from .tracker import MAX_GAP_S
-from .windows import span_samples
+from .frontend.windows import span_samples
+from .inference.engine import Analysis, Engine, Progress
+from .labels.label_set import LabelSet, audioset_labels
+from .live.tracker import MAX_GAP_S
+from .networks.mobilenet import tap_channels
+from .results.embeddings import MID_LAYERS, WindowEmbeddings
+from .results.events import ON
+from .results.prediction import Prediction
+from .runtimes.fused import fuse
 
 if TYPE_CHECKING:
-    from .stream import Stream
+    from .live.stream import Stream
 
 AGGREGATES = ("max", "mean")
 
@@ -323,8 +323,8 @@ class Tagger:
         include: Any = None,
         exclude: Any = None,
     ) -> Stream:
-        """A live stream of audio, scored every `hop_s` seconds; see `audiotag.stream.Stream` for the arguments."""
-        from .stream import Stream
+        """A live stream of audio, scored every `hop_s` seconds; see `audiotag.live.stream.Stream` for the arguments."""
+        from .live.stream import Stream
 
         return Stream(
             self,
@@ -341,13 +341,13 @@ class Tagger:
 
     def save_pretrained(self, folder: str | os.PathLike) -> Path:
         """Write ``model.safetensors``, ``config.json`` and a model card, as `from_pretrained` reads them."""
-        from .convert import save_checkpoint
+        from .checkpoints.save import save_checkpoint
 
         return save_checkpoint(self.checkpoint, folder)
 
     def push_to_hub(self, repo_id: str, *, token: str | bool | None = None, private: bool = False) -> str:
         """Upload what `save_pretrained` writes to a Hub repository; returns the revision made."""
-        from .publish import push_checkpoint
+        from .checkpoints.publish import push_checkpoint
 
         return push_checkpoint(self.checkpoint, repo_id, token=token, private=private)
 

@@ -26,11 +26,11 @@ import torch
 from torch import nn
 
 import audiotag
-from audiotag.checkpoints import build, load_checkpoint
+from audiotag.checkpoints.load import build, load_checkpoint
 from audiotag.config import CheckpointConfig, FrontendConfig, NetworkConfig
-from audiotag.frontend import LOG_FLOOR, LOG_SCALE, LOG_SHIFT, PREEMPHASIS, LogMel, mel_filterbank
-from audiotag.fused import fuse
-from audiotag.networks import build_network
+from audiotag.frontend.logmel import LOG_FLOOR, LOG_SCALE, LOG_SHIFT, PREEMPHASIS, LogMel, mel_filterbank
+from audiotag.networks.build import build_network
+from audiotag.runtimes.fused import fuse
 
 NETWORKS = {
     "dymn10": ("dymn", 1.0),

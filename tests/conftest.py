@@ -117,6 +117,6 @@ def tiny():
 @pytest.fixture(scope="session")
 def folder(tiny, tmp_path_factory):
     """The tiny MN as a folder for the Hub."""
-    from audiotag.convert import save_checkpoint
+    from audiotag.checkpoints.save import save_checkpoint
 
     return save_checkpoint(tiny, tmp_path_factory.mktemp("made") / "tiny")

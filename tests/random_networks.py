@@ -4,7 +4,7 @@ import torch
 from torch import nn
 
 from audiotag.config import NetworkConfig
-from audiotag.networks import build_network
+from audiotag.networks.build import build_network
 
 
 def log_mels(batch, frames, seed=0, bands=128):

@@ -13,8 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from audiotag.audio import load_audio, open_audio
-from audiotag.audio_arrays import LARGEST_SAMPLE, MAX_CHANNELS
+from audiotag.audio.arrays import LARGEST_SAMPLE, MAX_CHANNELS
+from audiotag.audio.recording import load_audio, open_audio
 from audiotag.errors import AudioError, AudiotagError, InvalidInputError
 
 RATE = 32_000

@@ -18,9 +18,9 @@ import pytest
 import soundfile
 import soxr
 
-from audiotag import audio_files
-from audiotag.audio import load_audio, open_audio
-from audiotag.audio_files import BLOCK_VALUES
+from audiotag.audio import libsndfile as audio_files
+from audiotag.audio.libsndfile import BLOCK_VALUES
+from audiotag.audio.recording import load_audio, open_audio
 from audiotag.errors import AudioError, InvalidInputError
 
 TARGET = 32_000

@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from audiotag.audio import load_audio, open_audio
-from audiotag.audio_media import recognise
+from audiotag.audio.ffmpeg import recognise
+from audiotag.audio.recording import load_audio, open_audio
 from audiotag.errors import AudioError, MissingDependencyError
 
 TARGET = 32_000
@@ -177,7 +177,7 @@ def test_pyav_is_imported_only_when_needed() -> None:
 
     program = (
         "import io, sys, numpy, soundfile\n"
-        "from audiotag.audio import load_audio\n"
+        "from audiotag.audio.recording import load_audio\n"
         "file = io.BytesIO()\n"
         "soundfile.write(file, numpy.zeros(100), 44100, format='FLAC')\n"
         "load_audio(file.getvalue(), target_rate_hz=32000)\n"

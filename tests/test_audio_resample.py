@@ -13,8 +13,8 @@ import pytest
 import soxr
 import torch
 
-from audiotag.audio import load_audio
-from audiotag.resample import Resampler, resample_tensor
+from audiotag.audio.recording import load_audio
+from audiotag.audio.resample import Resampler, resample_tensor
 
 RATES = (8000, 11025, 12345, 22050, 31999, 44100, 48000, 96000)
 TARGET = 32_000

@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from audiotag import hub as hub_module
-from audiotag.checkpoints import load_checkpoint
-from audiotag.download import fetch, fetch_entry
+from audiotag.checkpoints import hub as hub_module
+from audiotag.checkpoints.digests import digests
+from audiotag.checkpoints.fetch import fetch, fetch_entry
+from audiotag.checkpoints.load import load_checkpoint
+from audiotag.checkpoints.manifest import Manifest, Source, manifest
 from audiotag.errors import CheckpointError, DownloadError, VerificationError
-from audiotag.manifest import Manifest, Source, manifest
-from audiotag.verify import digests
 
 from .hub import TOKEN, Fault
 from .tiny import same
@@ -172,7 +172,7 @@ def test_environment_variables_work_as_everywhere(hub, published, tmp_path):
     """HF_HOME, HF_ENDPOINT, HF_HUB_OFFLINE, HF_TOKEN, read by a fresh process."""
     hub.repositories[REPOSITORY].private = True
     code = (
-        "import sys; from audiotag.download import fetch; from audiotag.errors import AudiotagError\n"
+        "import sys; from audiotag.checkpoints.fetch import fetch; from audiotag.errors import AudiotagError\n"
         "try: print(fetch(sys.argv[1]))\nexcept AudiotagError as e: print(type(e).__name__, e)"
     )
 

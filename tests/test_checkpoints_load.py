@@ -13,14 +13,14 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from audiotag.checkpoints import Checkpoint, build, load_checkpoint, save_weights
+from audiotag.checkpoints.digests import digests
+from audiotag.checkpoints.identify import infer_network
+from audiotag.checkpoints.load import Checkpoint, build, load_checkpoint, save_weights
+from audiotag.checkpoints.manifest import manifest
+from audiotag.checkpoints.save import save_checkpoint
 from audiotag.config import FrontendConfig, NetworkConfig
-from audiotag.convert import save_checkpoint
 from audiotag.errors import AudiotagError, CheckpointError
-from audiotag.infer import infer_network
-from audiotag.manifest import manifest
-from audiotag.networks import build_network
-from audiotag.verify import digests
+from audiotag.networks.build import build_network
 
 from .tiny import tiny_checkpoint
 
@@ -127,7 +127,7 @@ def test_network_is_inferred_from_names_and_shapes(width, rest):
 
 @pytest.mark.parametrize("name", manifest().entries)
 def test_every_release_file_is_understood_from_its_name_and_tensors(name):
-    from audiotag.infer import infer_config
+    from audiotag.checkpoints.identify import infer_config
 
     entry = manifest().entries[name]
     file = next((s.file for s in entry.sources if s.kind == "release"), None)
@@ -138,7 +138,7 @@ def test_every_release_file_is_understood_from_its_name_and_tensors(name):
 
 
 def test_imagenet_files_keep_their_temperature():
-    from audiotag.infer import infer_config
+    from audiotag.checkpoints.identify import infer_config
 
     config = NetworkConfig("dymn", 0.4, n_labels=1000)
     assert infer_config(shapes_of(config), Path("dymn04_im.pt")).network.temperature == 30

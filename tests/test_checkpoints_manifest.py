@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 import torch
 
+from audiotag.checkpoints.digests import digests
+from audiotag.checkpoints.fetch import package_path, status
+from audiotag.checkpoints.manifest import Source, manifest, manifest_path, parse
 from audiotag.config import FrontendConfig, NetworkConfig
-from audiotag.download import package_path, status
 from audiotag.errors import CheckpointError, InvalidInputError
-from audiotag.manifest import Source, manifest, manifest_path, parse
-from audiotag.networks import build_network
-from audiotag.verify import digests
+from audiotag.networks.build import build_network
 
 ENTRIES = manifest().entries
 ROOT = Path(__file__).parents[1]
@@ -117,7 +117,7 @@ def test_known_digests(shared_dir):
 def test_built_in_checkpoint_is_as_recorded():
     source = next(s for s in ENTRIES["dymn04_open"].sources if s.kind == "package")
     path = package_path(source)
-    assert path.is_file(), "the built-in checkpoint is missing; 'python -m audiotag.publish package FILE' adds it"
+    assert path.is_file(), "no built-in checkpoint; 'python -m audiotag.checkpoints.publish package FILE' adds it"
     found = digests(path)
     assert (source.size, source.sha256) == (found.size, found.sha256)
 
@@ -205,7 +205,8 @@ def test_sources_refuse_nonsense():
 
 def test_listing_needs_no_torch():
     code = (
-        "import sys; from audiotag.manifest import manifest; from audiotag.download import status; "
+        "import sys\nfrom audiotag.checkpoints.manifest import manifest\n"
+        "from audiotag.checkpoints.fetch import status\n"
         "[status(n) for n in manifest().entries]; assert 'torch' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT, timeout=60)

@@ -10,13 +10,13 @@ import pytest
 import torch
 import yaml
 
-from audiotag import publish
-from audiotag.checkpoints import load_checkpoint, load_entry, save_weights
-from audiotag.convert import convert, save_checkpoint
+from audiotag.checkpoints import publish
+from audiotag.checkpoints.digests import digests
+from audiotag.checkpoints.load import load_checkpoint, load_entry, save_weights
+from audiotag.checkpoints.manifest import Source, manifest, parse
+from audiotag.checkpoints.save import convert, save_checkpoint
 from audiotag.errors import CheckpointError, DownloadError, InvalidInputError, VerificationError
-from audiotag.labels import audioset_labels
-from audiotag.manifest import Source, manifest, parse
-from audiotag.verify import digests
+from audiotag.labels.label_set import audioset_labels
 
 from .hub import TOKEN
 from .tiny import same, tiny_checkpoint

@@ -13,11 +13,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from audiotag import release
+from audiotag.checkpoints import release
+from audiotag.checkpoints.fetch import fetch, fetch_entry, is_cached, release_path
+from audiotag.checkpoints.manifest import Manifest, Source, manifest
 from audiotag.config import CheckpointConfig
-from audiotag.download import fetch, fetch_entry, is_cached, release_path
 from audiotag.errors import CheckpointError, DownloadError, InvalidInputError, VerificationError
-from audiotag.manifest import Manifest, Source, manifest
 
 from .hub import Fault
 
@@ -329,8 +329,8 @@ def test_cache_that_is_a_file(server, tmp_path):
 
 CLIENT = """
 import sys
-from audiotag.release import fetch_file
-from audiotag.manifest import Source
+from audiotag.checkpoints.release import fetch_file
+from audiotag.checkpoints.manifest import Source
 from pathlib import Path
 url, sha256, path = sys.argv[1:]
 print("ready", flush=True)

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from safetensors.torch import save_file
 
-from audiotag.checkpoints import load_checkpoint, save_weights
-from audiotag.convert import save_checkpoint
+from audiotag.checkpoints.load import load_checkpoint, save_weights
+from audiotag.checkpoints.save import save_checkpoint
 from audiotag.errors import CheckpointError, DownloadError, InvalidInputError
 
 from .tiny import tiny_checkpoint

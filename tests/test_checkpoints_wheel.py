@@ -19,8 +19,8 @@ import json, sys
 sys.path.insert(0, sys.argv[1])
 import audiotag
 assert audiotag.__file__.startswith(sys.argv[1]), audiotag.__file__
-from audiotag.manifest import manifest
-from audiotag.download import package_path
+from audiotag.checkpoints.manifest import manifest
+from audiotag.checkpoints.fetch import package_path
 print(json.dumps([manifest().to_json(), str(package_path(manifest().entries[manifest().default].sources[0]))]))
 """
 

@@ -7,9 +7,9 @@ import sys
 
 import pytest
 
-from audiotag import cli
-from audiotag.labels import audioset_labels
-from audiotag.manifest import manifest
+from audiotag.checkpoints.manifest import manifest
+from audiotag.cli import command as cli
+from audiotag.labels.label_set import audioset_labels
 
 
 def test_models_says_what_the_manifest_says(capsys):
@@ -99,7 +99,7 @@ def test_a_reader_that_leaves_early_is_no_error():
 
 
 def test_an_interrupt_is_130(monkeypatch, capsys):
-    from audiotag import cli_models
+    from audiotag.cli import checkpoints as cli_models
 
     def interrupted(_args):
         raise KeyboardInterrupt

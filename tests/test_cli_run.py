@@ -16,9 +16,12 @@ import pandas as pd
 import pytest
 import soundfile
 
-from audiotag import Tagger, cli, cli_run, embedding_files
-from audiotag.convert import save_checkpoint
-from audiotag.writers import formats_for
+from audiotag import Tagger
+from audiotag.checkpoints.save import save_checkpoint
+from audiotag.cli import command as cli
+from audiotag.cli import recordings as cli_run
+from audiotag.outputs import embedding_files
+from audiotag.outputs.writers import formats_for
 
 from .tiny import RATE, sound, tiny_checkpoint
 

@@ -3,7 +3,7 @@
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from audiotag.display import bar, clock, columns, fit, printable, text_table
+from audiotag.text import bar, clock, columns, fit, printable, text_table
 
 
 def test_clock():

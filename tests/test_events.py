@@ -10,8 +10,8 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from audiotag.errors import InvalidInputError
-from audiotag.events import FLOOR, Span, find_events, hop_scores, smooth
-from audiotag.windows import window_starts
+from audiotag.frontend.windows import window_starts
+from audiotag.results.events import FLOOR, Span, find_events, hop_scores, smooth
 
 POOLS = {
     "mean": lambda values: sum(values) / len(values),

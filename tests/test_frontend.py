@@ -8,7 +8,7 @@ import torch
 
 from audiotag.config import FrontendConfig
 from audiotag.errors import InvalidInputError
-from audiotag.frontend import LogMel, hz_to_mel, mel_filterbank, min_samples, n_frames
+from audiotag.frontend.logmel import LogMel, hz_to_mel, mel_filterbank, min_samples, n_frames
 
 CONFIGS = {
     "audioset": FrontendConfig(),

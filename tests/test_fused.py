@@ -11,11 +11,11 @@ import pytest
 import torch
 from torch import nn
 
-from audiotag.dymn import DynamicBlock
 from audiotag.errors import InvalidInputError
-from audiotag.fused import _DynamicBlock, fuse
-from audiotag.mobilenet import BlockSpec, scaled_blocks, tap_channels
-from audiotag.networks import build_network
+from audiotag.networks.build import build_network
+from audiotag.networks.dymn import DynamicBlock
+from audiotag.networks.mobilenet import BlockSpec, scaled_blocks, tap_channels
+from audiotag.runtimes.fused import _DynamicBlock, fuse
 
 from .random_networks import log_mels, random_network, randomise
 
@@ -112,7 +112,7 @@ def test_the_accelerators_form_equals_the_loop(networks, kind, monkeypatch):
     _, fused = networks(kind)
     x = log_mels(3, 150, seed=5)
     expected = fused(x)
-    monkeypatch.setattr("audiotag.fused._one_by_one", lambda x: False)
+    monkeypatch.setattr("audiotag.runtimes.fused._one_by_one", lambda x: False)
     assert_same(fused(x), expected)
 
 
@@ -243,7 +243,7 @@ def test_without_onednn(networks, monkeypatch):
     _, fused = networks("dymn_wider")
     x = log_mels(1, 400)
     expected = fused(x)
-    monkeypatch.setattr("audiotag.rows._has_onednn", lambda dtype: False)
+    monkeypatch.setattr("audiotag.runtimes.fused_steps._has_onednn", lambda dtype: False)
     assert_same(fused(x), expected)
 
 
@@ -264,7 +264,7 @@ def test_it_compiles_as_one_graph(networks, kind, monkeypatch):
 
 
 def test_within_autocast_and_inference_mode(networks):
-    from audiotag import rows
+    from audiotag.runtimes import fused_steps as rows
 
     network, fused = networks("dymn_published")
     x = log_mels(3, 100)

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from audiotag.errors import InvalidInputError
-from audiotag.inputs import AUDIO_EXTENSIONS, Input, common_folder, expand, natural_key, read_list
+from audiotag.runs.inputs import AUDIO_EXTENSIONS, Input, common_folder, expand, natural_key, read_list
 
 
 def make(root: Path, *names: str) -> None:

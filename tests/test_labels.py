@@ -13,8 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from audiotag.errors import InvalidInputError
-from audiotag.labels import Label, LabelSet, audioset_labels
-from audiotag.ontology import Node
+from audiotag.labels.label_set import Label, LabelSet, audioset_labels
+from audiotag.labels.ontology import Node
 
 LABELS = audioset_labels()
 
@@ -242,7 +242,7 @@ def test_copies_and_equality():
 def test_labels_need_neither_torch_nor_numpy():
     program = """
 import sys
-from audiotag.labels import audioset_labels
+from audiotag.labels.label_set import audioset_labels
 audioset_labels().find("dog")
 print("torch" in sys.modules, "numpy" in sys.modules)
 """

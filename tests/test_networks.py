@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from audiotag.config import NetworkConfig
-from audiotag.dymn import DyMN, DynamicBlock, context_channels
-from audiotag.mobilenet import MN, BlockSpec, SqueezeExcitation, make_divisible, scaled_blocks, tap_channels
-from audiotag.networks import build_network
+from audiotag.networks.build import build_network
+from audiotag.networks.dymn import DyMN, DynamicBlock, context_channels
+from audiotag.networks.mobilenet import MN, BlockSpec, SqueezeExcitation, make_divisible, scaled_blocks, tap_channels
 
 from .random_networks import log_mels, random_network, randomise
 
@@ -242,7 +242,7 @@ def reference_input(frames):
 @pytest.mark.parametrize("form", ["textbook", "fused"])
 @pytest.mark.parametrize("name", ["dymn04_as", "dymn10_as", "dymn20_as", "mn04_as", "mn10_as"])
 def test_outputs_are_the_published_codes(shared_dir, name, form):
-    from audiotag.fused import fuse
+    from audiotag.runtimes.fused import fuse
 
     network = build_network(NetworkConfig(*kind_of(name)))
     with np.load(shared_dir / "reference" / "filled_networks.npz") as reference:

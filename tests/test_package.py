@@ -106,7 +106,7 @@ def test_the_inference_line_imports_only_what_it_declares(path):
         assert package != "torchaudio" or (late and path.name == "resample.py")
     tree = ast.parse(path.read_text())
     inner = [node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and node.level]
-    assert path.name == "cli.py" or not any((node.module or "").startswith("training") for node in inner)
+    assert path.parts[-2] == "cli" or not any((node.module or "").startswith("training") for node in inner)
     assert not any(node.module in LATE_MODULES for node in tree.body if isinstance(node, ast.ImportFrom))
 
 
@@ -160,5 +160,5 @@ def test_no_file_is_longer_than_400_lines():
 
 
 def test_version_is_one_literal():
-    assert "version = attr: audiotag.__version__" in (ROOT / "setup.cfg").read_text()
+    assert "version = attr: audiotag.version.__version__" in (ROOT / "setup.cfg").read_text()
     assert audiotag.__version__ in (ROOT / "CHANGELOG.md").read_text()

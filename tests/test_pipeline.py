@@ -6,7 +6,7 @@ import time
 import pytest
 
 from audiotag.errors import AudioError
-from audiotag.pipeline import in_turn, prefetch
+from audiotag.inference.sources import in_turn, prefetch
 
 
 def produce(source):

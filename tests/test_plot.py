@@ -12,11 +12,11 @@ pytest.importorskip("matplotlib")
 
 from audiotag.config import FrontendConfig
 from audiotag.errors import InvalidInputError, OutputError
-from audiotag.events import hop_scores
-from audiotag.frontend import LogMel
-from audiotag.labels import LabelSet, audioset_labels
-from audiotag.plot import MAX_COLUMNS, logmel_image, plot_prediction, save_figure
-from audiotag.results import Prediction
+from audiotag.frontend.logmel import LogMel
+from audiotag.labels.label_set import LabelSet, audioset_labels
+from audiotag.results.events import hop_scores
+from audiotag.results.plot import MAX_COLUMNS, logmel_image, plot_prediction, save_figure
+from audiotag.results.prediction import Prediction
 
 LABELS = audioset_labels()
 RATE = 32_000
@@ -178,8 +178,8 @@ def test_pictures_need_no_pyplot(tmp_path):
     program = f"""
 import sys
 import numpy as np
-from audiotag.labels import LabelSet
-from audiotag.results import Prediction
+from audiotag.labels.label_set import LabelSet
+from audiotag.results.prediction import Prediction
 scores, start_s = np.eye(3, 2, dtype=np.float32), np.arange(3.0)
 prediction = Prediction(scores[0], scores, start_s, start_s + 1, LabelSet.from_names("ab"[i] for i in range(2)),
                         "a", 3.0, "tiny", 1.0, 1.0, "max")

@@ -3,8 +3,8 @@
 import re
 from pathlib import Path
 
-from audiotag import cli
-from audiotag.manifest import manifest
+from audiotag.checkpoints.manifest import manifest
+from audiotag.cli import command as cli
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")

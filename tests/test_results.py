@@ -13,8 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from audiotag.errors import InvalidInputError, MissingDependencyError
-from audiotag.labels import LabelSet, audioset_labels
-from audiotag.results import Prediction, Tag
+from audiotag.labels.label_set import LabelSet, audioset_labels
+from audiotag.results.prediction import Prediction, Tag
 
 LABELS = audioset_labels()
 SMALL = LabelSet.from_names(["calm", "storm, thunder", "<b>&", "雷雨"])
@@ -186,7 +186,7 @@ def test_frames():
 @pytest.mark.parametrize(("module", "method"), [("pandas", "to_frame"), ("matplotlib.axes", "plot")])
 def test_missing_packages_are_named(monkeypatch, module, method):
     monkeypatch.setitem(sys.modules, module, None)
-    monkeypatch.delitem(sys.modules, "audiotag.plot", raising=False)
+    monkeypatch.delitem(sys.modules, "audiotag.results.plot", raising=False)
     with pytest.raises(
         MissingDependencyError, match=f"pip install .*{module.split('.')[0].replace('matplotlib', 'plot')}"
     ):

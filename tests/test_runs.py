@@ -21,15 +21,15 @@ from typing import Any
 import numpy as np
 import pytest
 
-from audiotag import journal as journal_module
 from audiotag.errors import AudioError, InvalidInputError, OutputError
-from audiotag.inputs import common_folder, expand
-from audiotag.journal import Journal
-from audiotag.labels import LabelSet
-from audiotag.records import tag_record
-from audiotag.results import Prediction
-from audiotag.runs import Reporter, Task, to_file, to_folder, to_stream
-from audiotag.writers import find_format, open_writer
+from audiotag.labels.label_set import LabelSet
+from audiotag.outputs.records import tag_record
+from audiotag.outputs.writers import find_format, open_writer
+from audiotag.results.prediction import Prediction
+from audiotag.runs import journal as journal_module
+from audiotag.runs.inputs import common_folder, expand
+from audiotag.runs.journal import Journal
+from audiotag.runs.run import Reporter, Task, to_file, to_folder, to_stream
 
 LABELS = LabelSet.from_names(["a", "b, with comma", "c"])
 

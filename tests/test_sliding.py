@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from audiotag.config import FrontendConfig
 from audiotag.errors import InvalidInputError
-from audiotag.frontend import LogMel
-from audiotag.sliding import SlidingLogMel, logmel_windows
+from audiotag.frontend.logmel import LogMel
+from audiotag.frontend.sliding import SlidingLogMel, logmel_windows
 
 SMALL = FrontendConfig(sample_rate_hz=8_000, n_fft=256, window_samples=200, hop_samples=80, n_mels=20, fmax_hz=4_000)
 

@@ -10,9 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from audiotag import AudioError, AudiotagError, InvalidInputError, Tagger
-from audiotag.checkpoints import build
-from audiotag.frontend import LogMel
-from audiotag.fused import fuse
+from audiotag.checkpoints.load import build
+from audiotag.frontend.logmel import LogMel
+from audiotag.runtimes.fused import fuse
 
 from .tiny import RATE, sound, tiny_checkpoint
 

@@ -12,8 +12,10 @@ import types
 import numpy as np
 import pytest
 
-from audiotag import Tagger, cli, cli_listen
-from audiotag.convert import save_checkpoint
+from audiotag import Tagger
+from audiotag.checkpoints.save import save_checkpoint
+from audiotag.cli import command as cli
+from audiotag.cli import listen as cli_listen
 
 from .tiny import RATE, sound, tiny_checkpoint
 

@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from audiotag.config import CheckpointConfig, FrontendConfig, NetworkConfig
-from audiotag.frontend import LogMel
-from audiotag.labels import LabelSet
-from audiotag.stream import Stream
+from audiotag.frontend.logmel import LogMel
+from audiotag.labels.label_set import LabelSet
+from audiotag.live.stream import Stream
 
 from .test_stream import run
 from .tiny import sound

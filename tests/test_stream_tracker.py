@@ -6,8 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from audiotag.errors import InvalidInputError
-from audiotag.labels import LabelSet, audioset_labels
-from audiotag.tracker import EventTracker
+from audiotag.labels.label_set import LabelSet, audioset_labels
+from audiotag.live.tracker import EventTracker
 
 WINDOW = 10
 

@@ -9,9 +9,9 @@ import soundfile
 import torch
 
 from audiotag import AudioError, AudiotagError, InvalidInputError, Prediction, Tagger
-from audiotag.embeddings import MID_LAYERS
-from audiotag.frontend import LogMel
-from audiotag.networks import build_network
+from audiotag.frontend.logmel import LogMel
+from audiotag.networks.build import build_network
+from audiotag.results.embeddings import MID_LAYERS
 
 from .tiny import RATE, sound, tiny_checkpoint
 

@@ -12,20 +12,20 @@ from sklearn.metrics import average_precision_score
 
 from audiotag.config import CheckpointConfig, FrontendConfig, NetworkConfig
 from audiotag.errors import InvalidInputError
-from audiotag.frontend import LogMel
-from audiotag.networks import build_network
+from audiotag.frontend.logmel import LogMel
+from audiotag.networks.build import build_network
 from audiotag.training.augment import jittered_frontend, mixup
+from audiotag.training.bank import MixConfig, Mixer, PieceBank, coloured_noise, rarity_weights
 from audiotag.training.batches import Batches, read_split
 from audiotag.training.blockwise import blockwise_losses, crop_pair
-from audiotag.training.compose import composed_losses, logit_loss
+from audiotag.training.chained import composed_losses, logit_loss
 from audiotag.training.evaluate import evaluate_bank, scores_of
+from audiotag.training.feature_maps import Stage, channel_error, map_variances, student_maps, teacher_maps
 from audiotag.training.objectives import PARTS, check_teacher, ensemble_scores, score_loss
-from audiotag.training.pieces import MixConfig, Mixer, PieceBank, coloured_noise, rarity_weights
 from audiotag.training.prepare import prepare_bank
 from audiotag.training.recipes import Phase, recipe
 from audiotag.training.run import export
 from audiotag.training.schedule import rate_factor, temperature_at
-from audiotag.training.stages import Stage, channel_error, map_variances, student_maps, teacher_maps
 
 RATE = 32_000
 DYMN, MN = NetworkConfig("dymn", 0.1), NetworkConfig("mn", 0.1)

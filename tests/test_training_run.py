@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 import torch
 
-from audiotag.checkpoints import load_checkpoint
+from audiotag.checkpoints.load import load_checkpoint
 from audiotag.cli import main
 from audiotag.config import CheckpointConfig, NetworkConfig
 from audiotag.errors import InvalidInputError
-from audiotag.networks import build_network
+from audiotag.networks.build import build_network
+from audiotag.training.bank import MixConfig
 from audiotag.training.evaluate import plot_log
-from audiotag.training.pieces import MixConfig
 from audiotag.training.recipes import Phase, Recipe
 from audiotag.training.run import distil, export, read_log
 

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from audiotag.errors import InvalidInputError
-from audiotag.windows import cut_windows, span_samples, tile, window_starts
+from audiotag.frontend.windows import cut_windows, span_samples, tile, window_starts
 
 
 def slow_starts(n: int, window: int, hop: int) -> list[int]:

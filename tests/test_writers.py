@@ -12,12 +12,12 @@ import threading
 import numpy as np
 import pytest
 
-from audiotag.display import columns, printable
 from audiotag.errors import AudioError, InvalidInputError, MissingDependencyError, OutputError
-from audiotag.labels import LabelSet
-from audiotag.records import COLUMNS, error_record, event_record, kind_of, rows, tag_record
-from audiotag.results import Prediction
-from audiotag.writers import FORMATS, find_format, formats_for, open_writer, whole_file
+from audiotag.labels.label_set import LabelSet
+from audiotag.outputs.records import COLUMNS, error_record, event_record, kind_of, rows, tag_record
+from audiotag.outputs.writers import FORMATS, find_format, formats_for, open_writer, whole_file
+from audiotag.results.prediction import Prediction
+from audiotag.text import columns, printable
 
 NAMES = ["calm", 'storm, "thunder"', "a --> b & <c>", "line\nbreak\ttab", "雷雨 é"]
 LABELS = LabelSet.from_names(NAMES)
@@ -124,7 +124,7 @@ def test_csv_in_pandas(kind):
 @pytest.mark.parametrize("kind", ["tags", "events"])
 def test_parquet(kind, tmp_path, monkeypatch):
     parquet = pytest.importorskip("pyarrow.parquet")
-    monkeypatch.setattr("audiotag.writers.PARQUET_ROWS", 4)  # several row groups
+    monkeypatch.setattr("audiotag.outputs.writers.PARQUET_ROWS", 4)  # several row groups
     path = written("parquet", kind, RECORDS[kind], tmp_path / "out.parquet")
     found = parquet.read_table(path)
     expected = [

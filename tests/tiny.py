@@ -3,10 +3,10 @@
 import numpy as np
 import torch
 
-from audiotag.checkpoints import Checkpoint
+from audiotag.checkpoints.load import Checkpoint
 from audiotag.config import CheckpointConfig, NetworkConfig
-from audiotag.frontend import LogMel
-from audiotag.networks import build_network
+from audiotag.frontend.logmel import LogMel
+from audiotag.networks.build import build_network
 
 RATE = 32_000
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ..config import FrontendConfig
-from ..frontend import LogMel
+from ..frontend.logmel import LogMel
 
 LOWEST_JITTER_HZ = 10.0
 

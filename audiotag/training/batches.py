@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.utils.data import IterableDataset, get_worker_info
 
 from ..errors import InvalidInputError
-from .pieces import Mixer, PieceBank, rarity_weights
+from .bank import Mixer, PieceBank, rarity_weights
 from .recipes import Recipe
 
 LABELS_FILE, LOGITS_FILE = "labels.npy", "teacher_logits.npy"

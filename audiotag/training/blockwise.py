@@ -9,8 +9,8 @@ import numpy as np
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..dymn import DyMN, DynamicBlock
-from .stages import Stage, TeacherMaps, channel_error, head_maps, student_stage, triple
+from ..networks.dymn import DyMN, DynamicBlock
+from .feature_maps import Stage, TeacherMaps, channel_error, head_maps, student_stage, triple
 
 CROP_FRAMES = 64  # of a block's input map: early maps are long, and a crop teaches as much per second of computing
 HINT_WEIGHT = 0.5  # of the feature maps inside a block, against 1 for its output

@@ -12,14 +12,14 @@ import numpy as np
 import torch
 from torch import nn
 
-from ..checkpoints import build, load_checkpoint
+from ..checkpoints.load import build, load_checkpoint
 from ..config import CheckpointConfig
 from ..errors import InvalidInputError
-from ..frontend import LogMel
-from ..labels import audioset_labels
+from ..frontend.logmel import LogMel
+from ..labels.label_set import audioset_labels
+from .bank import PieceBank
 from .batches import LABELS_FILE, LOGITS_FILE, read_split, read_table
 from .metrics import Agreement, LabelMetrics, agreement, label_metrics
-from .pieces import PieceBank
 
 
 @dataclass(frozen=True)

@@ -11,17 +11,17 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from ..config import FrontendConfig
-from ..dymn import DyMN
 from ..errors import InvalidInputError
-from ..frontend import LogMel
-from ..mobilenet import MN
-from ..networks import build_network
+from ..frontend.logmel import LogMel
+from ..networks.build import build_network
+from ..networks.dymn import DyMN
+from ..networks.mobilenet import MN
 from .augment import jittered_frontend, mixup
 from .batches import Batches
+from .feature_maps import TeacherMaps, map_variances, teacher_maps
 from .objectives import check_teacher, ensemble_scores, feature_objective, score_objective
 from .recipes import Recipe
 from .schedule import rate_factor, temperature_at
-from .stages import TeacherMaps, map_variances, teacher_maps
 
 SCALE_BATCHES = 20  # from which the teacher's variances are taken
 SCALE_SEED = 5

@@ -10,13 +10,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..dymn import DyMN
 from ..errors import InvalidInputError
-from ..mobilenet import MN
+from ..networks.dymn import DyMN
+from ..networks.mobilenet import MN
 from .blockwise import blockwise_losses
-from .compose import Composed, composed_losses, logit_loss
+from .chained import Composed, composed_losses, logit_loss
+from .feature_maps import TeacherMaps, student_maps, teacher_maps
 from .recipes import Phase
-from .stages import TeacherMaps, student_maps, teacher_maps
 
 PARTS = ("stem", *(f"block{i}" for i in range(15)), "head")
 JOIN = PARTS.index("block6")  # where "halves" cuts the network: the maps before it are large, the ones behind it small

@@ -10,10 +10,10 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 
-from ..audio import load_audio
+from ..audio.recording import load_audio
 from ..errors import AudioError, InvalidInputError
-from ..labels import audioset_labels
-from .pieces import PCM_FILE, PCM_SCALE, PCM_TYPE, PLACES_FILE
+from ..labels.label_set import audioset_labels
+from .bank import PCM_FILE, PCM_SCALE, PCM_TYPE, PLACES_FILE
 
 SUFFIXES = frozenset([".wav", ".flac", ".ogg", ".opus", ".oga", ".mp3", ".aiff", ".aif", ".m4a"])
 INDEX_FILE = "index.csv"

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 
 from ..config import NetworkConfig
 from ..errors import InvalidInputError
-from .pieces import MixConfig
+from .bank import MixConfig
 
 OBJECTIVES = ("blocks", "halves", "whole", "scores")
 

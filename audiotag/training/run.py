@@ -13,11 +13,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..checkpoints import build, load_checkpoint, save_weights
+from ..checkpoints.load import build, load_checkpoint, save_weights
 from ..config import CheckpointConfig
 from ..errors import InvalidInputError, MissingDependencyError
+from .bank import PieceBank
 from .batches import LABELS_FILE, LOGITS_FILE, Batches, read_split, read_table
-from .pieces import PieceBank
 from .recipes import Recipe
 from .recipes import recipe as named_recipe
 

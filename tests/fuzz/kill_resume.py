@@ -28,8 +28,8 @@ from pathlib import Path
 import soundfile
 
 import audiotag.tagger  # noqa: F401  # imported once, before the forks
-from audiotag import cli
-from audiotag.convert import save_checkpoint
+from audiotag.checkpoints.save import save_checkpoint
+from audiotag.cli import command as cli
 from tests.tiny import RATE, sound, tiny_checkpoint
 
 # command, and the output's name; one without an ending is a folder

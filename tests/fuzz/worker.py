@@ -13,7 +13,7 @@ from pathlib import Path
 
 from mutate import case
 
-from audiotag.audio import open_audio
+from audiotag.audio.recording import open_audio
 from audiotag.errors import AudiotagError
 
 TARGET_RATE_HZ = 32_000

@@ -1,0 +1,1 @@
+"""Anything to mono float32 at one rate, in pieces."""

@@ -1,0 +1,229 @@
+"""From anything that holds sound to mono float32 at the network's rate, in pieces: the one way audio comes in."""
+
+from __future__ import annotations
+
+import io
+import math
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+
+from ..errors import AudioError, AudiotagError, InvalidInputError
+from .arrays import ArrayReader, check_samples, is_tensor, tensor_to_array
+from .ffmpeg import MediaReader
+from .libsndfile import SoundFileReader, open_file, open_path
+from .resample import Resampler, check_rate
+
+# What opens one kind of source; its ``blocks(start, stop)`` gives mono float32 at its ``rate_hz``.
+Reader: TypeAlias = ArrayReader | SoundFileReader | MediaReader
+
+
+class AudioStream:
+    """An opened recording; made by `open_audio`, read once with `blocks`, closed by ``with`` or `close`.
+
+    Attributes
+    ----------
+    name : str
+        The path, or ``"<bytes>"``, ``"<array>"`` and the like; for messages.
+    source_rate_hz, channels : int
+        As the recording has them.
+    target_rate_hz : int
+        Rate of what `blocks` gives.
+    duration_s : float or None
+        Length of the selected part as far as the header tells; None where only decoding can tell.
+    warnings : list of str
+        What the recording lacks, such as the end of a truncated file. Complete when `blocks` has ended.
+    """
+
+    def __init__(self, reader: Reader, name: str, target_rate_hz: int, start_s: float, stop_s: float | None) -> None:
+        self.name = name
+        self.source_rate_hz = reader.rate_hz
+        self.channels = reader.channels
+        self.target_rate_hz = target_rate_hz
+        self._reader = reader
+        self._spent = False
+        self._warnings = reader.warnings
+        self._start = round(start_s * reader.rate_hz)
+        self._stop = None if stop_s is None else round(stop_s * reader.rate_hz)
+        if reader.frames is not None and self._start and self._start >= reader.frames:
+            length = reader.frames / reader.rate_hz
+            raise InvalidInputError(f"{name}: start_s must lie before the end at {length:g} s, got {start_s!r}")
+        ends = [end for end in (self._stop, reader.frames) if end is not None]
+        known = reader.frames is not None
+        self.duration_s = (min(ends) - self._start) / reader.rate_hz if known else None
+
+    @property
+    def warnings(self) -> list[str]:
+        return [f"{self.name}: {text}" for text in self._warnings]
+
+    def blocks(self) -> Iterator[np.ndarray]:
+        """Mono float32 blocks in [-1, 1] for integer sources, at ``target_rate_hz``, of varying length, never empty.
+
+        Concatenated they equal soxr's HQ resampling of the whole selection. A block may be a view of the array that
+        was given: copy before changing it.
+
+        Raises
+        ------
+        AudioError
+            Nothing could be decoded, or a sample is NaN, infinite or beyond 1e10.
+        InvalidInputError
+            The stream was closed or read before.
+        """
+        if self._spent:
+            raise InvalidInputError(f"{self.name}: this stream was read or closed; open_audio it again")
+        self._spent, reader = True, self._reader
+        try:
+            resampler = Resampler(reader.rate_hz, self.target_rate_hz)
+            position = self._start
+            for block in reader.blocks(self._start, self._stop):
+                check_samples(block, position, self.source_rate_hz, self.name)
+                position += len(block)
+                resampled = resampler.push(block)
+                if len(resampled):
+                    yield resampled
+            if position == self._start:
+                since = f" from {self._start / self.source_rate_hz:g} s on" if self._start else ""
+                why = "".join(f" ({text})" for text in self._warnings[:1])
+                raise AudioError(f"{self.name}: no samples could be read{since}{why}; at least 1 sample is needed")
+            rest = resampler.finish()
+            if len(rest):
+                yield rest
+        finally:
+            reader.close()
+
+    def close(self) -> None:
+        """Release the file; harmless to repeat."""
+        self._spent = True
+        self._reader.close()
+
+    def __enter__(self) -> AudioStream:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+
+def open_audio(
+    source: Any,
+    *,
+    target_rate_hz: int,
+    sample_rate_hz: int | None = None,
+    start_s: float = 0.0,
+    stop_s: float | None = None,
+) -> AudioStream:
+    """Open a recording, whatever holds it, to be read as mono float32 at ``target_rate_hz``.
+
+    Parameters
+    ----------
+    source
+        A path; the bytes of an audio file; a binary file object, read from where it stands; a numpy array or torch
+        tensor (samples,) or (channels, samples) of floats or integers of up to 32 bits; ``(array, rate)``;
+        ``{"array": ..., "sampling_rate": ...}`` or ``{"bytes": ..., "path": ...}`` as Hugging Face datasets give;
+        or an object with ``get_all_samples()`` as torchcodec's decoders have.
+    target_rate_hz
+        Rate of the result, in Hz.
+    sample_rate_hz
+        Rate of an array that brings none; None takes it to be at ``target_rate_hz``. Files bring their own.
+    start_s, stop_s
+        The part to read, in seconds from the beginning; None reads to the end. The part is cut before resampling.
+
+    Raises
+    ------
+    AudioError
+        The recording is missing, unreadable, empty, or not audio.
+    InvalidInputError
+        An argument is of a type, shape or range that cannot be audio.
+    MissingDependencyError
+        The format needs PyAV, which the extra ``audiotag-dymn[media]`` installs.
+    """
+    target_rate_hz = check_rate(target_rate_hz, what="target_rate_hz")
+    if sample_rate_hz is not None:
+        sample_rate_hz = check_rate(sample_rate_hz)
+    _check_span(start_s, stop_s)
+    reader, name = _open_reader(source, sample_rate_hz, target_rate_hz)
+    try:
+        return AudioStream(reader, name, target_rate_hz, start_s, stop_s)
+    except AudiotagError:
+        reader.close()
+        raise
+
+
+def load_audio(source: Any, *, target_rate_hz: int, sample_rate_hz: int | None = None) -> np.ndarray:
+    """The whole recording as float32 (samples,), mono, at ``target_rate_hz``; see `open_audio`."""
+    with open_audio(source, target_rate_hz=target_rate_hz, sample_rate_hz=sample_rate_hz) as stream:
+        blocks = list(stream.blocks())
+    return np.concatenate(blocks) if blocks else np.zeros(0, np.float32)
+
+
+def _check_span(start_s: Any, stop_s: Any) -> None:
+    for what, value in (("start_s", start_s), ("stop_s", stop_s)):
+        if value is None and what == "stop_s":
+            continue
+        if isinstance(value, bool) or not isinstance(value, (int, float, np.integer, np.floating)):
+            raise InvalidInputError(f"{what} must be a number of seconds, got {value!r}")
+        if not math.isfinite(value) or value < 0:
+            raise InvalidInputError(f"{what} must be finite and not negative, got {value!r}")
+    if stop_s is not None and stop_s <= start_s:
+        raise InvalidInputError(f"stop_s must be greater than start_s, got start_s={start_s!r}, stop_s={stop_s!r}")
+
+
+def _open_reader(source: Any, rate_hz: int | None, target_rate_hz: int) -> tuple[Reader, str]:
+    if isinstance(source, (str, os.PathLike)):
+        path = os.fspath(source)
+        return open_path(Path(os.fsdecode(path))), os.fsdecode(path)
+    if isinstance(source, (bytes, bytearray, memoryview)):
+        return open_file(io.BytesIO(source), "<bytes>"), "<bytes>"
+    if isinstance(source, Mapping):
+        return _open_mapping(source, rate_hz, target_rate_hz)
+    if isinstance(source, tuple):
+        if len(source) != 2 or _is_number(source[0]) or not _is_number(source[1]):
+            kinds = ", ".join(type(part).__name__ for part in source)
+            raise InvalidInputError(f"a tuple must be (array, sample_rate), in this order, got ({kinds})")
+        return _open_array(source[0], check_rate(source[1], what="the rate in (array, rate)"), target_rate_hz)
+    if hasattr(source, "read"):
+        name = getattr(source, "name", None)
+        name = name if isinstance(name, str) and name else "<file>"
+        return open_file(source, name), name
+    if hasattr(source, "get_all_samples"):
+        samples = source.get_all_samples()
+        return _open_array(samples.data, check_rate(samples.sample_rate, what="sample_rate"), target_rate_hz)
+    return _open_array(source, rate_hz or target_rate_hz, target_rate_hz)
+
+
+def _open_mapping(source: Mapping, rate_hz: int | None, target_rate_hz: int) -> tuple[Reader, str]:
+    if source.get("array") is not None:
+        if source.get("sampling_rate") is None and rate_hz is None:
+            raise InvalidInputError('a dictionary with "array" needs "sampling_rate" too, in Hz')
+        rate = source.get("sampling_rate")
+        rate_hz = rate_hz if rate is None else check_rate(rate, what='"sampling_rate"')
+        assert rate_hz is not None
+        return _open_array(source["array"], rate_hz, target_rate_hz)
+    if source.get("bytes") is not None:
+        reader, _ = _open_reader(source["bytes"], rate_hz, target_rate_hz)
+        return reader, str(source.get("path") or "<bytes>")
+    if source.get("path") is not None:
+        return _open_reader(source["path"], rate_hz, target_rate_hz)
+    raise InvalidInputError(
+        'a dictionary must hold {"array", "sampling_rate"}, "bytes" or "path", as Hugging Face datasets give, '
+        f"got keys {sorted(map(str, source))}"
+    )
+
+
+def _open_array(array: Any, rate_hz: int, target_rate_hz: int) -> tuple[Reader, str]:
+    if is_tensor(array):
+        samples, rate_hz = tensor_to_array(array, rate_hz, target_rate_hz, "<tensor>")
+        return ArrayReader(samples, rate_hz, "<tensor>"), "<tensor>"
+    if not isinstance(array, np.ndarray) and (isinstance(array, list) or not hasattr(array, "__array__")):
+        hint = "; make it a numpy array first" if isinstance(array, list) else ""
+        raise InvalidInputError(
+            "audio must be a path, bytes, a binary file object, a numpy array, a torch tensor, (array, rate) or a "
+            f"dictionary, got {type(array).__name__}{hint}"
+        )
+    return ArrayReader(np.asarray(array), rate_hz, "<array>"), "<array>"
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float, np.integer, np.floating))

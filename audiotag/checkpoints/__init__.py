@@ -1,0 +1,1 @@
+"""Known checkpoints, and verified weights from anywhere."""

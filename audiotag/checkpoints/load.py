@@ -1,0 +1,285 @@
+"""Checkpoints: from a name, repository, folder or file to a verified state dict, and from that to a network."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..config import CheckpointConfig
+from ..errors import AudiotagError, CheckpointError, InvalidInputError
+from ..networks.build import build_network
+from .digests import digests
+from .fetch import CONFIG_FILE, fetch_entry, fetch_repository, release_url
+from .hub import CacheDir, Token
+from .identify import infer_config
+from .manifest import HUB_FILE, Entry, Manifest, manifest
+from .tensor_files import check_state, read_pt, read_safetensors, write_safetensors
+
+log = logging.getLogger(__name__)
+
+FORMAT_VERSION = 1  # of config.json, which the safetensors header repeats
+HEADER_KEY = "audiotag"
+N_AUDIOSET_LABELS = 527
+PT_SUFFIXES = (".pt", ".pth", ".ckpt", ".bin")
+REPOSITORY_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+
+
+@dataclass(frozen=True, eq=False)
+class Checkpoint:
+    """One trained set of weights with everything needed to use it.
+
+    Parameters
+    ----------
+    config : CheckpointConfig
+    state : dict of str to Tensor
+        Names and shapes of the network's state dict; float32 (batch counters int64), on the CPU.
+    origin : str
+        Where it came from, in words.
+    card : dict
+        Facts: metrics with their source, licence, training data, parameters, multiply-accumulates; empty where unknown.
+    """
+
+    config: CheckpointConfig
+    state: dict[str, Tensor] = field(repr=False)
+    origin: str
+    card: dict[str, Any] = field(default_factory=dict, repr=False)
+
+
+def load_checkpoint(
+    name_or_path: str | os.PathLike[str] | None = None,
+    *,
+    revision: str | None = None,
+    cache_dir: CacheDir = None,
+    local_files_only: bool = False,
+    token: Token = None,
+    allow_unverified: bool = False,
+) -> Checkpoint:
+    """Find, verify, read and check a checkpoint.
+
+    Parameters
+    ----------
+    name_or_path : str or path, optional
+        What it is, the first that fits: nothing, for the built-in checkpoint; a name of the manifest (a file or
+        folder of the same name is reached as ``./name``); an existing folder with ``config.json`` and
+        ``model.safetensors``; an existing ``.safetensors`` or ``.pt`` file; a Hub repository id, ``owner/name``.
+    revision : str, optional
+        Commit, tag or branch of a Hub repository; only for those.
+    cache_dir : path, optional
+        Where downloads are kept, instead of under ``HF_HOME``.
+    local_files_only : bool
+        Use what is cached and do not touch the network, as ``HF_HUB_OFFLINE=1`` does.
+    token : str or bool, optional
+        Of the Hub, as in `huggingface_hub`.
+    allow_unverified : bool
+        Fetch files whose digest is not known; the digest found is logged and holds from then on.
+
+    Raises
+    ------
+    InvalidInputError
+        If the name is unknown or an argument does not apply.
+    CheckpointError
+        If the file is missing, damaged, or not of the network it should be.
+    DownloadError
+        If it could not be fetched.
+    VerificationError
+        If what was found is not what is recorded.
+    """
+    known = manifest()
+    name = known.default if name_or_path is None else name_or_path
+    if not isinstance(name, (str, os.PathLike)):
+        raise InvalidInputError(f"name_or_path must be a string, a path or None, got {type(name).__name__}")
+    target = os.fspath(name)
+    if not isinstance(target, str) or not target or "\0" in target:
+        raise InvalidInputError(f"name_or_path must be a non-empty string or path, got {target!r}")
+    options: dict[str, Any] = {"cache_dir": cache_dir, "local_files_only": local_files_only, "token": token}
+    if isinstance(name, str) and target in known.entries:
+        _refuse_revision(revision, f"the manifest pins {target!r}")
+        return load_entry(known.entries[target], known, allow_unverified=allow_unverified, **options)
+    path = Path(target).expanduser()
+    if path.exists():
+        _refuse_revision(revision, f"{target!r} is a local file or folder")
+        return _load_folder(path, str(path)) if path.is_dir() else _load_file(path)
+    if (
+        isinstance(name, str)
+        and REPOSITORY_ID.fullmatch(target)
+        and not target.endswith((".safetensors", *PT_SUFFIXES))
+    ):
+        folder, origin = fetch_repository(target, revision=revision, **options)
+        return _load_folder(folder, origin)
+    if isinstance(name, os.PathLike) or os.sep in target or target.endswith((".safetensors", *PT_SUFFIXES)):
+        raise CheckpointError(
+            f"{target}: no such file or folder; 'audiotag models' lists the checkpoints known by name"
+        )
+    known.entry(target)
+    raise AssertionError("an entry of this name was looked for above")
+
+
+def _refuse_revision(revision: str | None, why: str) -> None:
+    if revision is not None:
+        raise InvalidInputError(
+            f"revision {revision!r} is for Hub repositories (owner/name), but {why}; leave revision out"
+        )
+
+
+def load_entry(
+    entry: Entry,
+    known: Manifest,
+    *,
+    cache_dir: CacheDir = None,
+    local_files_only: bool = False,
+    token: Token = None,
+    allow_unverified: bool = False,
+) -> Checkpoint:
+    """A checkpoint of the manifest, with the manifest's configuration whatever the file says; see `load_checkpoint`."""
+    got = fetch_entry(
+        entry,
+        known,
+        cache_dir=cache_dir,
+        local_files_only=local_files_only,
+        token=token,
+        allow_unverified=allow_unverified,
+    )
+    state = read_safetensors(got.path)[0] if got.path.suffix == ".safetensors" else read_pt(got.path)
+    return Checkpoint(
+        entry.config, check_state(state, entry.config.network, str(got.path)), got.origin, entry_card(entry, known)
+    )
+
+
+def entry_card(entry: Entry, known: Manifest) -> dict[str, Any]:
+    """The facts a checkpoint of the manifest carries, with the address of its original file where that is elsewhere."""
+    addresses = [release_url(source, known) for source in entry.sources if source.kind == "release"]
+    return entry.card() | ({"source": addresses[0]} if addresses else {})
+
+
+def _load_folder(folder: Path, origin: str) -> Checkpoint:
+    config_path, weights_path = folder / CONFIG_FILE, folder / HUB_FILE
+    for path in (config_path, weights_path):
+        if not path.is_file():
+            raise CheckpointError(
+                f"{folder}: has no {path.name}; a checkpoint folder holds {CONFIG_FILE} and {HUB_FILE}"
+            )
+    config, card = read_config(config_path)
+    state, _ = read_safetensors(weights_path)
+    return Checkpoint(config, check_state(state, config.network, str(weights_path)), origin, card)
+
+
+def _load_file(path: Path) -> Checkpoint:
+    if path.suffix == ".safetensors":
+        state, metadata = read_safetensors(path)
+        if HEADER_KEY in metadata:
+            config, card = parse_config(metadata[HEADER_KEY], f"{path}, header")
+        elif path.with_name(CONFIG_FILE).is_file():
+            config, card = read_config(path.with_name(CONFIG_FILE))
+        else:
+            config, card = infer_config(state, path), {}
+    elif path.suffix in PT_SUFFIXES:
+        state = read_pt(path)
+        config, card = _recognise(path) or (infer_config(state, path), {})
+    else:
+        raise InvalidInputError(
+            f"{path}: a checkpoint file ends in .safetensors or {', '.join(PT_SUFFIXES)}, got {path.suffix!r}"
+        )
+    return Checkpoint(config, check_state(state, config.network, str(path)), str(path), card)
+
+
+def _recognise(path: Path) -> tuple[CheckpointConfig, dict[str, Any]] | None:
+    """Configuration and facts of a release file, known by its digest whatever it is called."""
+    found = digests(path)
+    known = manifest()
+    for entry in known.entries.values():
+        for source in entry.sources:
+            if source.sha256 == found.sha256 or (source.sha256 is None and source.git_blob_sha1 == found.git_blob_sha1):
+                log.info("%s: is the manifest's %s, by its digest", path, entry.name)
+                return entry.config, entry_card(entry, known)
+    return None
+
+
+def build(checkpoint: Checkpoint) -> nn.Module:
+    """The checkpoint's network with its weights, in evaluation mode and without gradients.
+
+    Raises
+    ------
+    CheckpointError
+        If the state dict does not fit the configuration.
+    """
+    state = check_state(checkpoint.state, checkpoint.config.network, checkpoint.origin)
+    with torch.device("meta"):  # no initial weights: they would cost time and draw from the caller's random numbers
+        network = build_network(checkpoint.config.network)
+    network.load_state_dict({name: tensor.clone() for name, tensor in state.items()}, strict=True, assign=True)
+    return network.eval().requires_grad_(False)
+
+
+def read_config(path: Path) -> tuple[CheckpointConfig, dict[str, Any]]:
+    """Configuration and facts in a ``config.json``."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise CheckpointError(f"{path}: cannot be read as text ({error}); write the folder again") from error
+    return parse_config(text, str(path))
+
+
+def parse_config(text: str, where: str) -> tuple[CheckpointConfig, dict[str, Any]]:
+    """Configuration and facts in the text of a ``config.json``; `config_text` reverses it.
+
+    Raises
+    ------
+    CheckpointError
+        If it is not JSON, of another format version, or malformed; the message names `where`.
+    """
+    try:
+        plain = json.loads(text)
+        if not isinstance(plain, dict):
+            raise InvalidInputError(f"must be a JSON object, got {type(plain).__name__}")
+        version = plain.pop("format_version", None)
+        if version != FORMAT_VERSION:
+            raise InvalidInputError(
+                f"format_version must be {FORMAT_VERSION}, got {version!r}; another model's file, or a newer audiotag's"
+            )
+        card = plain.pop("card", {})
+        plain.pop("library_name", None)
+        if not isinstance(card, dict):
+            raise InvalidInputError(f"card must be a JSON object, got {type(card).__name__}")
+        config = CheckpointConfig.from_dict(plain)
+        if config.labels is None and config.network.n_labels != N_AUDIOSET_LABELS:
+            given = config.network.n_labels
+            raise InvalidInputError(
+                f"labels null means AudioSet's {N_AUDIOSET_LABELS}, got n_labels {given}; name them"
+            )
+        return config, card
+    except (ValueError, TypeError, AudiotagError, RecursionError) as error:
+        raise CheckpointError(f"{where}: {error}") from error
+
+
+def config_text(config: CheckpointConfig, card: Mapping[str, Any]) -> str:
+    """Text of a ``config.json``."""
+    plain = {"format_version": FORMAT_VERSION, "library_name": "audiotag", **config.to_dict(), "card": dict(card)}
+    return json.dumps(plain, indent=2) + "\n"
+
+
+def save_weights(
+    path: str | os.PathLike[str], state: Mapping[str, Tensor], config: CheckpointConfig, card: Mapping[str, Any]
+) -> None:
+    """Write a single ``.safetensors`` file that carries its own configuration and facts; `load_checkpoint` reads it.
+
+    Floats keep their type: float16 halves the file and is brought to float32 on loading.
+
+    Raises
+    ------
+    CheckpointError
+        If the state dict does not fit the configuration.
+    DownloadError
+        If the disk refuses; nothing is left behind.
+    """
+    check_state(state, config.network, str(path))
+    header = json.dumps(json.loads(config_text(config, card)))
+    # One key only: safetensors writes several in no fixed order, and a checkpoint should have one digest.
+    write_safetensors(Path(path), state, {HEADER_KEY: header})

@@ -1,0 +1,107 @@
+"""From any checkpoint to a Hub-ready folder: ``model.safetensors``, ``config.json``, a model card."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+from ..errors import DownloadError, InvalidInputError
+from ..labels.label_set import audioset_labels
+from .card import model_card
+from .fetch import CONFIG_FILE
+from .hub import CacheDir, Token
+from .load import Checkpoint, config_text, load_checkpoint, save_weights
+from .manifest import HUB_FILE
+from .tensor_files import write_whole
+
+CARD_FILE = "README.md"
+WRITABLE = "choose a writable folder"
+
+
+def convert(
+    source: str | os.PathLike[str],
+    folder: str | os.PathLike[str],
+    *,
+    cache_dir: CacheDir = None,
+    local_files_only: bool = False,
+    token: Token = None,
+    allow_unverified: bool = False,
+) -> Path:
+    """Write a checkpoint as a folder that can be published as it is.
+
+    Parameters
+    ----------
+    source : str or path
+        Anything `load_checkpoint` takes: a released ``.pt``, a name, a folder, a repository.
+    folder : path
+        Must be new or empty; it appears whole or not at all.
+
+    Returns
+    -------
+    Path
+        The folder.
+
+    Raises
+    ------
+    InvalidInputError
+        If the folder exists and is not empty.
+    CheckpointError
+        As `load_checkpoint`, and if the folder cannot be written.
+    """
+    target = Path(folder).expanduser()
+    if target.exists() and (not target.is_dir() or any(target.iterdir())):
+        raise InvalidInputError(f"folder must be new or empty, got {target}; choose another, or delete it first")
+    checkpoint = load_checkpoint(
+        source, cache_dir=cache_dir, local_files_only=local_files_only, token=token, allow_unverified=allow_unverified
+    )
+    made = target.with_name(f".{target.name}.{os.getpid()}.part")
+    try:
+        made.mkdir(parents=True)
+        save_checkpoint(checkpoint, made)
+        if target.exists():
+            target.rmdir()
+        made.rename(target)
+    except BaseException as error:
+        shutil.rmtree(made, ignore_errors=True)
+        if isinstance(error, OSError) and not isinstance(error, DownloadError):
+            raise DownloadError(f"{target}: cannot be made ({error.strerror or error}); {WRITABLE}") from error
+        raise
+    return target
+
+
+def save_checkpoint(checkpoint: Checkpoint, folder: str | os.PathLike[str]) -> Path:
+    """Write a checkpoint's files into a folder, made if need be; `load_checkpoint` reads it.
+
+    A model card that is there already is kept, since people edit them.
+
+    Returns
+    -------
+    Path
+        The folder.
+
+    Raises
+    ------
+    InvalidInputError
+        If `folder` is a file.
+    CheckpointError
+        If the state dict does not fit the configuration.
+    DownloadError
+        If the disk refuses.
+    """
+    target = Path(folder).expanduser()
+    if target.exists() and not target.is_dir():
+        raise InvalidInputError(f"folder must be a folder or not exist yet, got the file {target}")
+    try:
+        target.mkdir(parents=True, exist_ok=True)
+        # Without its configuration a folder is no checkpoint, so a half-replaced one cannot pass for a whole one.
+        (target / CONFIG_FILE).unlink(missing_ok=True)
+    except OSError as error:
+        raise DownloadError(f"{target}: cannot be written ({error.strerror or error}); {WRITABLE}") from error
+    config, card = checkpoint.config, checkpoint.card
+    save_weights(target / HUB_FILE, checkpoint.state, config, card)
+    if not (target / CARD_FILE).exists():
+        names = config.labels or audioset_labels().names
+        write_whole(target / CARD_FILE, model_card(config, card, names).encode())
+    write_whole(target / CONFIG_FILE, config_text(config, card).encode())
+    return target

@@ -1,0 +1,49 @@
+"""Facts about this installation, for bug reports."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import platform
+import sys
+from typing import Any
+
+PACKAGES = ("torch", "torchaudio", "numpy", "soundfile", "soxr", "safetensors", "huggingface_hub", "tqdm")
+EXTRAS = {"media": "av", "parquet": "pyarrow", "plot": "matplotlib", "mic": "sounddevice", "train": "lightning"}
+
+
+def installation() -> dict[str, Any]:
+    """Versions, devices, threads, cache and extras, as one flat dictionary of names to plain values."""
+    import huggingface_hub.constants
+    import soundfile
+    import torch
+
+    from ..audio.resample import torchaudio_functional
+    from ..checkpoints.manifest import manifest
+    from ..version import __version__
+
+    facts: dict[str, Any] = {
+        "audiotag": __version__,
+        "python": sys.version.split()[0],
+        "platform": platform.platform(),
+        "cpus": os.cpu_count(),
+        "torch threads": torch.get_num_threads(),
+        "cuda": torch.cuda.get_device_name() if torch.cuda.is_available() else "no",
+        "mps": "yes" if torch.backends.mps.is_available() else "no",
+        **{name: _version(name) for name in PACKAGES},
+        "torchaudio imports": "no (soxr serves)" if torchaudio_functional() is None else "yes",
+        "libsndfile": soundfile.__libsndfile_version__,
+        "hub endpoint": huggingface_hub.constants.ENDPOINT,
+        "hub offline": "yes" if huggingface_hub.constants.HF_HUB_OFFLINE else "no",
+        "hub cache": huggingface_hub.constants.HF_HUB_CACHE,
+        "default checkpoint": manifest().default,
+    }
+    facts.update({f"extra [{extra}]": _version(package) for extra, package in EXTRAS.items()})
+    return facts
+
+
+def _version(package: str) -> str:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return "not installed"

@@ -1,0 +1,356 @@
+"""Commands about recordings: tag, events, embed, plot. Parsing needs no torch; a command imports what it runs."""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import sys
+import tempfile
+from contextlib import ExitStack
+from typing import Any
+
+from ..errors import InvalidInputError
+from ..runs.inputs import STDIN
+from .checkpoints import add_cache_option, add_unverified_option
+from .session import check_use, destination, fingerprint, load_tagger, run, silence, stdin
+
+DEFAULT_TOP = 10
+EVENTS_HOP_S = 1.0
+# Repeated from `writers` and `embedding_files`, which parsing does not import.
+TAG_FORMATS = ("text", "json", "jsonl", "csv", "parquet")
+EVENT_FORMATS = (*TAG_FORMATS, "audacity", "raven", "webvtt")
+EMBEDDING_FORMATS = ("npz", "npy", "parquet", "jsonl")
+GPU_WORKERS = 4  # threads that decode for a GPU; a CPU is busy with the network
+
+INPUTS = """\
+PATH is a file, a folder (searched for audio, with its subfolders), a pattern in quotes ("rec/**/*.wav"), or - for
+audio on standard input. A file is tried whatever its ending. One that cannot be read is reported on stderr and in
+the output and does not stop the others; the exit code is then 1.
+"""
+OUTPUT = """\
+-o FILE appears whole when all is done. Until then FILE.partial/ keeps what is done: after a kill, a full disk or
+Ctrl-C the same command with --resume goes on where it was, over the same list of files. -o FOLDER/ gets one file
+for each input, in folders like theirs; --resume does those that are missing.
+"""
+
+
+def add_parsers(commands: argparse._SubParsersAction) -> None:
+    tag = _command(
+        commands,
+        "tag",
+        "say what is in recordings",
+        "Say what is in recordings: AudioSet's labels with scores from 0 to 1, best first.",
+        """\
+examples:
+  audiotag tag street.wav
+  audiotag tag recordings/ --include Animal --threshold 0.2
+  audiotag tag recordings/ -o tags.jsonl --resume
+  find . -name '*.flac' -print0 | audiotag tag --from-file - --format csv > tags.csv
+""",
+    )
+    _add_output(tag, TAG_FORMATS, "text in print and jsonl in a folder")
+    tag.add_argument(
+        "--top",
+        type=_top,
+        metavar="N",
+        help=f"at most N labels, or all (default: {DEFAULT_TOP}; all that reach --threshold if that is given)",
+    )
+    tag.add_argument("--threshold", type=float, metavar="SCORE", help="only labels scoring at least this, 0 to 1")
+    add_labels(tag)
+    _add_roll_up(tag)
+    _add_window(tag)
+    _add_hop(tag, "one window")
+    tag.add_argument(
+        "--aggregate",
+        choices=("max", "mean"),
+        default="max",
+        help="how windows make the recording's score: max, it occurs somewhere; mean, on average",
+    )
+    tag.add_argument("--windows", action="store_true", help="write each window's labels too (not in text)")
+    add_model(tag)
+    tag.set_defaults(run=run_tag)
+
+    events = _command(
+        commands,
+        "events",
+        "say when things happen in recordings",
+        "Say when things happen: labels with onset and offset, in seconds.",
+        """\
+examples:
+  audiotag events call.flac --include Speech
+  audiotag events call.flac -o call.labels.txt        a label track for Audacity
+  audiotag events recordings/ --format raven -o selections/
+""",
+    )
+    _add_output(
+        events,
+        EVENT_FORMATS,
+        "text in print and jsonl in a folder; .labels.txt is audacity, .selections.txt raven, .vtt webvtt",
+    )
+    events.add_argument(
+        "--on", "--threshold", type=float, metavar="SCORE", help="score that an event must reach (default: 0.3)"
+    )
+    events.add_argument("--off", type=float, metavar="SCORE", help="score that it must keep (default: half of --on)")
+    for name, about in (
+        ("--min-duration", "shortest event to report"),
+        ("--max-gap", "longest gap to fill between two events of a label"),
+        ("--median", "length of a running median over the scores"),
+    ):
+        events.add_argument(name, type=float, default=0.0, metavar="S", help=f"{about}, in seconds (default: 0)")
+    add_labels(events)
+    _add_roll_up(events)
+    _add_window(events)
+    _add_hop(events, f"{EVENTS_HOP_S:g}; times are multiples of it")
+    add_model(events)
+    events.set_defaults(run=run_events)
+
+    embed = _command(
+        commands,
+        "embed",
+        "feature vectors of recordings, for your own classifier or search",
+        "Feature vectors of recordings. .npz holds embeddings, source, and failed with error; .npy one matrix with a "
+        "row of NaN for what failed; .parquet and .jsonl a row or line for each.",
+        """\
+examples:
+  audiotag embed a.wav b.wav -o vectors.npz
+  audiotag embed recordings/ -o vectors.parquet --layer mid --per window --hop 1
+""",
+    )
+    _add_output(embed, EMBEDDING_FORMATS, "npz in a folder")
+    embed.add_argument(
+        "--layer",
+        action="append",
+        metavar="NAME",
+        help="embedding (default), hidden, stem, block0 to block14, logmel or mid; repeat it to concatenate several",
+    )
+    embed.add_argument("--per", choices=("clip", "window"), default="clip", help="mean over windows, or each window")
+    _add_hop(embed, "one window, 10 s for most checkpoints")
+    add_model(embed)
+    embed.set_defaults(run=run_embed)
+
+    plot = commands.add_parser(
+        "plot",
+        help="a picture of a recording: log-mel above, scores over time below",
+        description="Draw a recording's log-mel and, below it, the scores of its best labels over time.",
+    )
+    plot.add_argument("path", metavar="PATH", help="the recording, or - for audio on standard input")
+    plot.add_argument("-o", "--output", required=True, metavar="FILE", help="picture to write: .png, .svg or .pdf")
+    plot.add_argument("--top", type=_top, default=DEFAULT_TOP, metavar="N", help="rows (default: %(default)s)")
+    add_labels(plot)
+    _add_window(plot)
+    _add_hop(plot, f"{EVENTS_HOP_S:g}")
+    add_model(plot)
+    plot.set_defaults(run=run_plot)
+
+
+def _command(
+    commands: argparse._SubParsersAction, name: str, about: str, description: str, examples: str
+) -> argparse.ArgumentParser:
+    parser = commands.add_parser(
+        name,
+        help=about,
+        description=description,
+        epilog="\n".join((INPUTS, OUTPUT, examples)),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("paths", nargs="*", metavar="PATH", help="files, folders, patterns, or - for standard input")
+    parser.add_argument(
+        "--from-file",
+        metavar="LIST",
+        help="also the files and folders named in LIST, one per line or NUL-separated; - reads the list from stdin",
+    )
+    return parser
+
+
+def _add_output(parser: argparse.ArgumentParser, formats: tuple[str, ...], default: str) -> None:
+    parser.add_argument("-o", "--output", metavar="FILE", help="file to write, or a folder for one file per input")
+    parser.add_argument("--format", choices=formats, help=f"default: as FILE ends; {default}")
+    parser.add_argument(
+        "--resume",
+        action="store_true",
+        help="go on where a run with the same options was stopped; a FILE no such run wrote is left alone",
+    )
+    parser.add_argument("--quiet", action="store_true", help="on stderr nothing but errors")
+    parser.add_argument(
+        "--workers",
+        type=int,
+        metavar="N",
+        help=f"threads that decode; several help where files are slow to read (default: 1, {GPU_WORKERS} for a GPU)",
+    )
+
+
+def add_labels(parser: argparse.ArgumentParser) -> None:
+    for name, about in (
+        ("--include", "only this label and those under it"),
+        ("--exclude", "not this label, nor those under it"),
+    ):
+        parser.add_argument(
+            name,
+            action="append",
+            metavar="LABEL",
+            help=f"{about}; repeat it for several ('audiotag labels' lists them)",
+        )
+
+
+def _add_hop(parser: argparse.ArgumentParser, default: str) -> None:
+    parser.add_argument("--hop", type=float, metavar="S", help=f"step between windows in seconds (default: {default})")
+
+
+def _add_window(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--window",
+        type=float,
+        metavar="S",
+        help="length of the windows in seconds (default: the checkpoint's, 10 for most); 3 to 5 time events better",
+    )
+
+
+def _add_roll_up(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--roll-up", action="store_true", help="give a label at least the best score of the labels under it"
+    )
+
+
+def add_model(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("checkpoint")
+    group.add_argument("--model", metavar="NAME", help="a name of 'audiotag models', a file, folder or Hub repository")
+    group.add_argument("--device", help="cpu, cuda, cuda:1, mps ... (default: cuda where there is one, else cpu)")
+    group.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), default="float32")
+    group.add_argument("--batch-size", type=int, metavar="N", help="windows per run of the network; changes speed only")
+    group.add_argument("--revision", help="commit, branch or tag of a Hub repository")
+    add_cache_option(group)
+    group.add_argument("--local-files-only", action="store_true", help="never download")
+    add_unverified_option(group)
+
+
+def _top(text: str) -> int:
+    """A number of labels; 0 stands for all."""
+    if text == "all":
+        return 0
+    number = int(text) if text.isdecimal() else 0
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"must be a positive number or 'all', got {text!r}")
+    return number
+
+
+def run_tag(args: argparse.Namespace) -> int:
+    from ..outputs.records import tag_record
+
+    top = args.top if args.top is not None else DEFAULT_TOP if args.threshold is None else 0
+    options = {"k": top or None, "threshold": args.threshold, "windows": args.windows}
+    return _run_predictions(args, "tags", tag_record, options, hop_s=args.hop, aggregate=args.aggregate)
+
+
+def run_events(args: argparse.Namespace) -> int:
+    from ..outputs.records import event_record
+    from ..results.events import ON
+
+    options = {
+        "threshold": ON if args.on is None else args.on,
+        "off": args.off,
+        "min_duration_s": args.min_duration,
+        "max_gap_s": args.max_gap,
+        "median_s": args.median,
+    }
+    hop_s = EVENTS_HOP_S if args.hop is None else args.hop
+    return _run_predictions(args, "events", event_record, options, hop_s=hop_s, aggregate="max")
+
+
+def _run_predictions(
+    args: argparse.Namespace, kind: str, describe: Any, options: dict[str, Any], *, hop_s: float | None, aggregate: str
+) -> int:
+    from ..outputs.writers import FORMATS, find_format, open_writer
+    from ..runs.run import Task
+
+    target = destination(args.output)
+    endings = tuple(form.suffix for form in FORMATS.values() if kind in form.kinds)
+    if args.format is None and target.is_file and not str(target.path).lower().endswith(endings):
+        raise InvalidInputError(f"-o {target.path}: must end in {', '.join(endings)}; or add --format")
+    form = find_format("jsonl" if args.format is None and target.is_folder else args.format, kind, target.path)
+    check_use(args, target, binary=form.binary)
+    options = {**options, "include": args.include, "exclude": args.exclude}
+    tagger = load_tagger(args)
+    window_s = tagger.config.window_s if args.window is None else args.window
+    analysis: dict[str, Any] = {
+        "window_s": window_s,
+        "hop_s": window_s if hop_s is None else hop_s,
+        "aggregate": aggregate,
+    }
+    speed: dict[str, Any] = {"batch_size": args.batch_size or tagger.batch_size, "workers": _workers(args, tagger)}
+    # What is wrong with the options shows here, before anything is written.
+    tagger.predict_each([], **analysis, **speed)
+    describe(silence(tagger), **options)
+    settings = {"format": form.name, "roll_up": args.roll_up, **analysis, **options}
+    task = Task(
+        analyse=lambda sources, progress: tagger.predict_each(sources, **analysis, **speed, progress=progress),
+        describe=lambda _, prediction: describe(prediction.roll_up() if args.roll_up else prediction, **options),
+        opened=lambda place: open_writer(form, kind, place),
+        suffix=form.suffix,
+        one_input=form.name if form.one_recording else None,
+        batch_size=speed["batch_size"],
+        fingerprint=fingerprint(args, tagger, settings, speed["batch_size"]),
+    )
+    return run(args, task, target, text=form.name == "text")
+
+
+def run_embed(args: argparse.Namespace) -> int:
+    from ..outputs import embedding_files as files
+    from ..runs.run import Task
+
+    target = destination(args.output)
+    name = files.find_format("npz" if args.format is None and target.is_folder else args.format, target.path)
+    check_use(args, target, binary=name != "jsonl")
+    tagger = load_tagger(args)
+    layers = args.layer or ["embedding"]
+    analysis: dict[str, Any] = {
+        "layer": layers,
+        "hop_s": tagger.config.window_s if args.hop is None else args.hop,
+    }
+    speed: dict[str, Any] = {"batch_size": args.batch_size or tagger.batch_size, "workers": _workers(args, tagger)}
+    tagger.embed_each([], **analysis, **speed)
+    features = sum(tagger.layers[layer] for layer in layers)
+    task = Task(
+        analyse=lambda sources, progress: tagger.embed_each(sources, **analysis, **speed, progress=progress),
+        describe=lambda source, found: files.embedding_record(source, found, per=args.per),
+        opened=lambda place: files.open_writer(name, place, features, args.per),
+        suffix=f".{name}",
+        one_input="npy with --per window" if name == "npy" and args.per == "window" else None,
+        batch_size=speed["batch_size"],
+        fingerprint=fingerprint(args, tagger, {"format": name, "per": args.per, **analysis}, speed["batch_size"]),
+    )
+    return run(args, task, target, text=False)
+
+
+def _workers(args: argparse.Namespace, tagger: Any) -> int:
+    if args.workers is not None:
+        return args.workers
+    return 1 if tagger.device.type == "cpu" else GPU_WORKERS
+
+
+def run_plot(args: argparse.Namespace) -> int:
+    from ..results import plot
+
+    if not args.output.lower().endswith(plot.SUFFIXES):
+        raise InvalidInputError(f"-o {args.output}: a picture's name must end in {', '.join(plot.SUFFIXES)}")
+    tagger = load_tagger(args)
+    labels = {"include": args.include, "exclude": args.exclude}
+    tagger.labels.select(**labels)
+    frontend = tagger.config.frontend
+    with ExitStack() as stack:
+        source: Any = args.path
+        if args.path == STDIN:  # it is read twice
+            source = stack.enter_context(tempfile.TemporaryFile())
+            shutil.copyfileobj(stdin(), source)
+            source.seek(0)
+        hop_s = EVENTS_HOP_S if args.hop is None else args.hop
+        prediction = tagger.predict(source, hop_s=hop_s, window_s=args.window)
+        if args.path == STDIN:
+            source.seek(0)
+        image = plot.logmel_image(source, duration_s=prediction.duration_s, frontend=frontend)
+    for warning in prediction.warnings:
+        print(f"audiotag: warning: {warning}", file=sys.stderr)
+    figure = plot.plot_prediction(
+        prediction, logmel=image, frontend=frontend, k=args.top or len(tagger.labels), **labels
+    )
+    plot.save_figure(figure, args.output)
+    return 0

@@ -1,0 +1,1 @@
+"""The loop that joins sources, frontend and network."""

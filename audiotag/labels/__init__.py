@@ -1,0 +1,1 @@
+"""AudioSet's labels and the ontology above them."""

@@ -1,0 +1,1 @@
+"""Streams, and events that start and end once."""

@@ -1,0 +1,1 @@
+"""The networks as the papers write them: the readable definition, and the oracle."""

@@ -1,0 +1,365 @@
+"""What the tagger returns: `Prediction`, out of which tags, events, tables and pictures are read."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, fields, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ..errors import InvalidInputError, MissingDependencyError
+from ..labels.label_set import LabelLike, LabelSet
+from ..text import html_table, printable, shortest, text_table
+from .events import OFF_RATIO, ON, find_events, hop_scores
+from .tags import Event, Tag, checked_threshold, top_tags
+
+if TYPE_CHECKING:
+    import pandas
+
+    from .plot import Picture
+
+__all__ = ["Event", "Prediction", "Tag"]
+
+SHOWN_TAGS = 5
+
+
+@dataclass(frozen=True, repr=False, eq=False)
+class Prediction:
+    """Scores of one recording.
+
+    Equal predictions have equal fields, arrays bit for bit. Arrays are read-only; pickling and copying keep them so.
+
+    Attributes
+    ----------
+    scores : numpy.ndarray, float32, (labels,)
+        Scores of the clip in [0, 1]: the windows' scores combined as ``aggregate`` says.
+    window_scores : numpy.ndarray, float32, (windows, labels)
+        Scores of each window in [0, 1].
+    window_start_s, window_end_s : numpy.ndarray, float64, (windows,)
+        Where the windows lie in the recording, in seconds, ascending. The last ends with the recording.
+    labels : LabelSet
+    source : str
+        The input in words: a path, ``<array>``, ...
+    duration_s : float
+        Length of the recording in seconds.
+    checkpoint : str
+        Name of the checkpoint.
+    hop_s, window_s : float
+        Step between windows and their length, in seconds.
+    aggregate : str
+        ``max`` or ``mean``.
+    warnings : tuple of str
+        What was not as it should be, e.g. that the file is cut short.
+
+    Raises
+    ------
+    InvalidInputError
+        Shapes that do not fit each other, or scores outside [0, 1] or not finite.
+    """
+
+    scores: np.ndarray
+    window_scores: np.ndarray
+    window_start_s: np.ndarray
+    window_end_s: np.ndarray
+    labels: LabelSet
+    source: str
+    duration_s: float
+    checkpoint: str
+    hop_s: float
+    window_s: float
+    aggregate: str
+    warnings: tuple[str, ...] = field(default=())
+
+    def __post_init__(self) -> None:
+        n_labels, n_windows = len(self.labels), len(self.window_start_s)
+        for name, dtype, shape in (
+            ("scores", np.float32, (n_labels,)),
+            ("window_scores", np.float32, (n_windows, n_labels)),
+            ("window_start_s", np.float64, (n_windows,)),
+            ("window_end_s", np.float64, (n_windows,)),
+        ):
+            array = _read_only(getattr(self, name), dtype)
+            if array.shape != shape:
+                raise InvalidInputError(f"{name} must have shape {shape}, got {array.shape}")
+            if dtype is np.float32 and not ((array >= 0) & (array <= 1)).all():  # False for NaN too
+                raise InvalidInputError(f"{name} must lie in [0, 1]; it holds {_worst(array)}")
+            object.__setattr__(self, name, array)
+        object.__setattr__(self, "warnings", tuple(self.warnings))
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Prediction):
+            return NotImplemented
+        pairs = ((getattr(self, f.name), getattr(other, f.name)) for f in fields(self))
+        return all(np.array_equal(a, b) if isinstance(a, np.ndarray) else a == b for a, b in pairs)
+
+    __hash__ = None  # type: ignore[assignment]  # as for the arrays inside
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Through the constructor, because numpy unpickles a read-only array as writable.
+        return Prediction, tuple(getattr(self, f.name) for f in fields(self))
+
+    # -- tags ----------------------------------------------------------------------------------------------
+
+    def top(
+        self,
+        k: int | None = 10,
+        *,
+        threshold: float | None = None,
+        include: LabelLike | Iterable[LabelLike] | None = None,
+        exclude: LabelLike | Iterable[LabelLike] | None = None,
+    ) -> list[Tag]:
+        """The clip's best labels, highest score first; equal scores in the order of the labels.
+
+        Parameters
+        ----------
+        k : int or None
+            How many at most, None for all.
+        threshold : float, optional
+            Lowest score to report, in [0, 1], compared in float32.
+        include, exclude : names, mids, indices or Labels, optional
+            Which labels to consider, see `LabelSet.select`: ``include="Animal"`` means every animal.
+
+        Raises
+        ------
+        InvalidInputError
+            ``k`` is not positive, ``threshold`` outside [0, 1], a name unknown, no label left.
+        """
+        return top_tags(self.scores, self.labels, k=k, threshold=threshold, include=include, exclude=exclude)
+
+    def roll_up(self) -> Prediction:
+        """The same prediction with every label scoring at least as high as the labels under it."""
+        return replace(
+            self, scores=self.labels.roll_up(self.scores), window_scores=self.labels.roll_up(self.window_scores)
+        )
+
+    # -- events --------------------------------------------------------------------------------------------
+
+    def events(
+        self,
+        threshold: float | Mapping[Any, float] = ON,
+        *,
+        off: float | Mapping[Any, float] | None = None,
+        include: LabelLike | Iterable[LabelLike] | None = None,
+        exclude: LabelLike | Iterable[LabelLike] | None = None,
+        min_duration_s: float = 0.0,
+        max_gap_s: float = 0.0,
+        median_s: float = 0.0,
+        combine: str = "geometric",
+    ) -> list[Event]:
+        """When labels occur: onset, offset, peak and mean score, by onset.
+
+        Times are multiples of ``hop_s``, so predict with a small one: ``tagger.predict(path, hop_s=1.0)``. Shorter
+        windows (``window_s=3.0``) place onsets better.
+        Windows that overlap are combined per hop step (`audiotag.results.events.hop_scores` says how and what was
+        measured), then thresholds apply (`audiotag.results.events.find_events`).
+
+        Parameters
+        ----------
+        threshold : float or mapping
+            Score in [0, 1] that an event must reach. A mapping gives thresholds by label, or by category for
+            everything under it; the narrowest name counts, and labels it does not name have the default.
+        off : float or mapping, optional
+            Score that the event must keep, at most the threshold; half of it if None.
+        include, exclude : names, mids, indices or Labels, optional
+            Which labels to report, see `LabelSet.select`.
+        min_duration_s, max_gap_s, median_s : float
+            Shortest event to report, longest gap to fill, length of a running median, in seconds. On the scenes of
+            the measurement a median lost more than it gained and gaps made no difference, hence 0.
+        combine : {"geometric", "mean", "max"}
+
+        Raises
+        ------
+        InvalidInputError
+            A threshold outside [0, 1] or below ``off``, a negative time, an unknown name.
+        """
+        indices = self.labels.select(include, exclude)
+        on_scores = self._per_label(threshold, "threshold", np.full(len(self.labels), ON, np.float32))
+        off_scores = self._per_label(off, "off", on_scores * np.float32(OFF_RATIO))
+        for i in np.flatnonzero(off_scores > on_scores)[:1]:
+            raise InvalidInputError(
+                f"off must not exceed threshold; for {self.labels.names[i]!r} they are {off_scores[i]:g} "
+                f"and {on_scores[i]:g}"
+            )
+        # What stays below its threshold in every window stays below it in every step.
+        indices = indices[(self.window_scores[:, indices] >= on_scores[indices]).any(axis=0)]
+        scores, edges_s = hop_scores(
+            self.window_scores[:, indices], self.window_start_s, self.window_end_s, hop_s=self.hop_s, combine=combine
+        )
+        spans = find_events(
+            scores,
+            edges_s,
+            on=on_scores[indices],
+            off=off_scores[indices],
+            min_duration_s=min_duration_s,
+            max_gap_s=max_gap_s,
+            median_s=median_s,
+        )
+        found = []
+        for span in spans:
+            label = self.labels[int(indices[span.index])]
+            found.append(
+                Event(
+                    label=label.display_name,
+                    onset_s=span.onset_s,
+                    offset_s=span.offset_s,
+                    peak=shortest(span.peak),
+                    mean=shortest(span.mean),
+                    index=label.index,
+                    mid=label.mid,
+                )
+            )
+        return found
+
+    def _per_label(self, value: Any, argument: str, default: np.ndarray) -> np.ndarray:
+        """One threshold per label from a number, a mapping, or None."""
+        if value is None:
+            return default
+        if not isinstance(value, Mapping):
+            return np.full(len(self.labels), checked_threshold(value, argument), np.float32)
+        named = [(self.labels.select(name), checked_threshold(v, f"{argument}[{name!r}]")) for name, v in value.items()]
+        scores = default.copy()
+        for indices, score in sorted(named, key=lambda pair: -len(pair[0])):
+            scores[indices] = score
+        return scores
+
+    # -- to other forms ------------------------------------------------------------------------------------
+
+    def describe(self) -> dict[str, Any]:
+        """All but the scores: source, duration, checkpoint, windows, warnings; plain, JSON-ready."""
+        return {
+            "source": printable(self.source),
+            "duration_s": float(self.duration_s),
+            "checkpoint": self.checkpoint,
+            "window_s": float(self.window_s),
+            "hop_s": float(self.hop_s),
+            "aggregate": self.aggregate,
+            "warnings": list(map(printable, self.warnings)),
+        }
+
+    def to_dict(
+        self,
+        *,
+        k: int | None = None,
+        threshold: float | None = None,
+        include: LabelLike | Iterable[LabelLike] | None = None,
+        exclude: LabelLike | Iterable[LabelLike] | None = None,
+        windows: bool = False,
+    ) -> dict[str, Any]:
+        """Plain dictionary that ``json.dumps`` takes as it is.
+
+        Scores are written as the shortest decimal that reads back as the same float32, so nothing is rounded away.
+
+        Parameters
+        ----------
+        k, threshold, include, exclude
+            Which tags, as for `top`; all labels unless said otherwise.
+        windows : bool
+            Whether to add ``windows``: start, end and tags of each window, under the same filters.
+        """
+        tags = {"k": k, "threshold": threshold, "include": include, "exclude": exclude}
+        plain = self.describe()
+        plain["tags"] = [tag.to_dict() for tag in self.top(**tags)]  # type: ignore[arg-type]
+        if windows:
+            plain["windows"] = [
+                {
+                    "start_s": float(start_s),
+                    "end_s": float(end_s),
+                    "tags": [tag.to_dict() for tag in top_tags(scores, self.labels, **tags)],  # type: ignore[arg-type]
+                }
+                for start_s, end_s, scores in zip(
+                    self.window_start_s, self.window_end_s, self.window_scores, strict=True
+                )
+            ]
+        return plain
+
+    def to_frame(self, *, windows: bool = False) -> pandas.DataFrame:
+        """Tidy pandas frame: one row per label, best first, or one row per window and label in their order.
+
+        Columns: source, (start_s, end_s,) label, score, index, mid. Every label is in it.
+
+        Raises
+        ------
+        MissingDependencyError
+            pandas is not installed.
+        """
+        try:
+            import pandas as pd
+        except ImportError as error:
+            raise MissingDependencyError("to_frame needs pandas: pip install pandas") from error
+        names, mids = np.array(self.labels.names, dtype=object), np.array(self.labels.mids, dtype=object)
+        if windows:
+            n_windows, n_labels = self.window_scores.shape
+            order = np.tile(np.arange(n_labels), n_windows)
+            where = {
+                "start_s": np.repeat(self.window_start_s, n_labels),
+                "end_s": np.repeat(self.window_end_s, n_labels),
+            }
+            scores = self.window_scores.reshape(-1).copy()
+        else:
+            order, where = np.argsort(-self.scores, kind="stable"), {}
+            scores = self.scores[order]
+        return pd.DataFrame(
+            {"source": self.source, **where, "label": names[order], "score": scores, "index": order, "mid": mids[order]}
+        )
+
+    def plot(
+        self,
+        audio: Any = None,
+        *,
+        sample_rate: int | None = None,
+        k: int = 10,
+        include: LabelLike | Iterable[LabelLike] | None = None,
+        exclude: LabelLike | Iterable[LabelLike] | None = None,
+    ) -> Picture:
+        """A picture of the scores over time; with the audio it came from, under its log-mel.
+
+        A matplotlib Figure, which a notebook shows and `audiotag.results.plot.save_figure` writes as png, svg or pdf.
+
+        Parameters
+        ----------
+        audio, sample_rate
+            What was predicted, as for `Tagger.predict`.
+        k, include, exclude
+            Which labels, see `audiotag.results.plot.plot_prediction`.
+
+        Raises
+        ------
+        MissingDependencyError
+            matplotlib is not installed.
+        """
+        from .plot import logmel_image, plot_prediction
+
+        logmel = None
+        if audio is not None:
+            logmel = logmel_image(audio, duration_s=self.duration_s, sample_rate_hz=sample_rate)
+        return plot_prediction(self, logmel=logmel, k=k, include=include, exclude=exclude)
+
+    # -- to look at ----------------------------------------------------------------------------------------
+
+    def _heading(self) -> str:
+        windows = f"{len(self.window_scores)} window" + ("s" if len(self.window_scores) != 1 else "")
+        combined = f" ({self.aggregate})" if len(self.window_scores) > 1 else ""
+        return f"{printable(self.source)}  {self.duration_s:.1f} s, {windows}{combined}, {self.checkpoint}"
+
+    def __repr__(self) -> str:
+        return text_table(f"Prediction: {self._heading()}", self._shown(), self.warnings)
+
+    def _repr_html_(self) -> str:
+        return html_table(self._heading(), self._shown(), self.warnings)
+
+    def _shown(self) -> list[tuple[str, float]]:
+        return [(tag.label, tag.score) for tag in self.top(SHOWN_TAGS)]
+
+
+def _read_only(values: Any, dtype: Any) -> np.ndarray:
+    given = np.asarray(values)
+    array = np.array(given, dtype=dtype) if given.flags.writeable or given.dtype != dtype else given
+    array.flags.writeable = False
+    return array
+
+
+def _worst(array: np.ndarray) -> str:
+    if np.isnan(array).any():
+        return "NaN"
+    return f"{array.min():g} to {array.max():g}"

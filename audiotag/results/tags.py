@@ -1,0 +1,85 @@
+"""Tags and events, and how the best labels are picked out of scores."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from ..errors import InvalidInputError
+from ..labels.label_set import LabelLike, LabelSet
+from ..text import shortest
+
+
+@dataclass(frozen=True)
+class Tag:
+    """A label and its score in [0, 1]: the shortest decimal that is the network's float32."""
+
+    label: str
+    score: float
+    index: int
+    mid: str
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON-ready dictionary."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class Event:
+    """A label between an onset and an offset, in seconds of the recording.
+
+    ``peak`` and ``mean`` are the highest and the average score in between, in [0, 1].
+    """
+
+    label: str
+    onset_s: float
+    offset_s: float
+    peak: float
+    mean: float
+    index: int
+    mid: str
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON-ready dictionary."""
+        return asdict(self)
+
+
+def top_tags(
+    scores: np.ndarray,
+    labels: LabelSet,
+    *,
+    k: int | None = 10,
+    threshold: float | None = None,
+    include: LabelLike | Iterable[LabelLike] | None = None,
+    exclude: LabelLike | Iterable[LabelLike] | None = None,
+) -> list[Tag]:
+    """The best labels of scores (labels,), float32, as `Prediction.top` gives them."""
+    indices = labels.select(include, exclude)
+    if threshold is not None:
+        indices = indices[scores[indices] >= np.float32(checked_threshold(threshold))]
+    order = np.argsort(-scores[indices], kind="stable")[: checked_count(k)]
+    return [
+        Tag(label.display_name, shortest(scores[label.index]), label.index, label.mid)
+        for label in (labels[i] for i in indices[order])
+    ]
+
+
+def checked_count(k: Any) -> int | None:
+    """A number of labels, None for all; otherwise InvalidInputError."""
+    if k is not None and (isinstance(k, bool) or not isinstance(k, int | np.integer) or k < 1):
+        raise InvalidInputError(f"k must be a positive integer or None for all labels, got {k!r}")
+    return None if k is None else int(k)
+
+
+def checked_threshold(threshold: Any, argument: str = "threshold") -> float:
+    """A threshold in [0, 1] as float, or InvalidInputError naming the argument."""
+    try:
+        value = float(threshold)
+    except (TypeError, ValueError):
+        raise InvalidInputError(f"{argument} must be a number in [0, 1], got {threshold!r}") from None
+    if not 0 <= value <= 1:
+        raise InvalidInputError(f"{argument} must lie in [0, 1], got {threshold!r}")
+    return value

@@ -1,0 +1,1 @@
+"""Many inputs, surviving a kill."""

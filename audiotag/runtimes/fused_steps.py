@@ -1,0 +1,95 @@
+"""Convolutions of feature maps that lie as rows, (B, F, T, C) in memory: the steps of `audiotag.runtimes.fused`.
+
+A 1x1 convolution of such a map is one matrix product; a depthwise convolution takes the same memory as a channels-last
+image. Both want their weights laid out in a certain way: `for_rows` and `for_channels_last`.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+ONEDNN_MIN_PRODUCTS, ONEDNN_MIN_ROWS = 1_400_000, 16  # multiply-adds and rows below which a plain product is quicker
+
+
+def folded(norm: Any) -> tuple[Tensor, Tensor]:
+    """Scale and shift that a batch norm applies per channel in inference."""
+    scale = norm.weight.float() / (norm.running_var.float() + norm.eps).sqrt()
+    return scale, norm.bias.float() - norm.running_mean.float() * scale
+
+
+def for_rows(weight: Tensor) -> Tensor:
+    """A linear layer's weight (E, C), laid out as (C, E): with few rows, several times faster to read."""
+    return weight.t().contiguous().t()
+
+
+def columns(weight: Tensor) -> Tensor:
+    """A linear layer's weight as (inputs, outputs), contiguous."""
+    return weight.t().contiguous()
+
+
+def for_channels_last(weight: Tensor) -> Tensor:
+    """Depthwise kernels (E, 1, k, k) with strides that say channels-last.
+
+    Torch takes a kernel with one input channel for NCHW, and then transposes the map.
+    """
+    channels, _, k, _ = weight.shape
+    return weight.contiguous().as_strided((channels, 1, k, k), (k * k, 1, k, 1))
+
+
+def activate(x: Tensor, act: str) -> Tensor:
+    """`x` itself, activated in place."""
+    if act == "relu":
+        return x.relu_()
+    if act == "sigmoid":
+        return x.sigmoid_()
+    return F.hardswish(x, inplace=True) if act == "hswish" else x
+
+
+def pointwise(x: Tensor, weight: Tensor, bias: Tensor, act: str = "") -> Tensor:
+    """1x1 convolution of contiguous rows (..., C) by `weight` (E, C), which lies `for_rows`, then the activation.
+
+    oneDNN's product takes half the time of the plain one and activates on the way, but starts slowly.
+    """
+    rows = x.numel() // x.shape[-1]
+    if rows * weight.numel() > ONEDNN_MIN_PRODUCTS and rows > ONEDNN_MIN_ROWS and _uses_onednn(x):
+        return torch.ops.mkldnn._linear_pointwise.default(x, weight, bias, _ONEDNN_NAMES[act], [], "")
+    return activate(F.linear(x, weight, bias), act)
+
+
+def depthwise(x: Tensor, weight: Tensor, bias: Tensor, stride: int) -> Tensor:
+    """Convolution of (B, F, T, E or 1) by one kernel per channel, `for_channels_last`, giving (B, F', T', E)."""
+    y = F.conv2d(x.permute(0, 3, 1, 2), weight, bias, stride, weight.shape[2] // 2, groups=x.shape[3])
+    return y.permute(0, 2, 3, 1)
+
+
+def product(x: Tensor, weight: Tensor, bias: Tensor, act: str = "") -> Tensor:
+    """A linear layer, x W + b with W (C, E), of few rows (n, C), then the activation."""
+    if len(x) * weight.numel() > ONEDNN_MIN_PRODUCTS and len(x) > ONEDNN_MIN_ROWS and _uses_onednn(x):
+        return torch.ops.mkldnn._linear_pointwise.default(x, weight.t(), bias, _ONEDNN_NAMES[act], [], "")
+    return activate(torch.addmm(bias, x, weight), act)
+
+
+def _uses_onednn(x: Tensor) -> bool:
+    return x.is_cpu and not torch.compiler.is_compiling() and _has_onednn(x.dtype)
+
+
+_ONEDNN_NAMES = {"": "none", "relu": "relu", "hswish": "hardswish", "sigmoid": "sigmoid"}
+
+
+@functools.cache
+def _has_onednn(dtype: torch.dtype) -> bool:
+    """Whether this torch, on this CPU, has oneDNN's matrix product with an activation."""
+    with torch.autocast("cpu", enabled=False):  # whatever surrounds the first call
+        x = torch.linspace(-1, 1, 64, device="cpu").reshape(2, 32).to(dtype)
+        weight, bias = for_rows(x.flip(0)), x[:, 0].contiguous()
+        try:
+            y = torch.ops.mkldnn._linear_pointwise(x, weight, bias, "hardswish", [], "")
+        except (AttributeError, RuntimeError, NotImplementedError):
+            return False
+        expected = F.hardswish(F.linear(x.float(), weight.float(), bias.float()))
+        return torch.allclose(y.float(), expected, rtol=0.02, atol=0.02)
