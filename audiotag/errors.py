@@ -9,7 +9,7 @@ class InvalidInputError(AudiotagError, ValueError):
     """An argument is of the wrong type, shape, range or name."""
 
 
-class AudioError(AudiotagError, OSError):
+class AudioError(AudiotagError, RuntimeError):
     """An audio input could not be found, opened, decoded or used."""
 
 
@@ -17,7 +17,7 @@ class CheckpointError(AudiotagError, RuntimeError):
     """A checkpoint could not be found, is malformed, or does not fit its network."""
 
 
-class DownloadError(CheckpointError, OSError):
+class DownloadError(CheckpointError):
     """A checkpoint could not be fetched or stored."""
 
 
@@ -29,5 +29,5 @@ class MissingDependencyError(AudiotagError, ImportError):
     """An optional package is needed for this; the message names the extra that installs it."""
 
 
-class OutputError(AudiotagError, OSError):
+class OutputError(AudiotagError, RuntimeError):
     """An output could not be written."""

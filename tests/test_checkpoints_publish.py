@@ -15,7 +15,7 @@ from audiotag.checkpoints.digests import digests
 from audiotag.checkpoints.load import load_checkpoint, load_entry, save_weights
 from audiotag.checkpoints.manifest import Source, manifest, parse
 from audiotag.checkpoints.save import convert, save_checkpoint
-from audiotag.errors import CheckpointError, DownloadError, InvalidInputError, VerificationError
+from audiotag.errors import CheckpointError, InvalidInputError, OutputError, VerificationError
 from audiotag.labels.label_set import audioset_labels
 
 from .hub import TOKEN
@@ -83,7 +83,7 @@ def test_convert_refuses_a_full_folder_and_leaves_nothing_behind(tiny, tmp_path,
         convert(tmp_path / "bad.pt", tmp_path / "new")
     with monkeypatch.context() as failing:
         failing.setattr(os, "fsync", full_disk)
-        with pytest.raises(DownloadError, match=r"cannot be written \(No space left"):
+        with pytest.raises(OutputError, match=r"cannot be written \(No space left"):
             convert(tmp_path / "src.pt", tmp_path / "new")
     assert sorted(p.name for p in tmp_path.iterdir()) == ["bad.pt", "full", "src.pt"]
     (tmp_path / "empty").mkdir()

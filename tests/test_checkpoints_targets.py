@@ -10,7 +10,7 @@ from safetensors.torch import save_file
 
 from audiotag.checkpoints.load import load_checkpoint, save_weights
 from audiotag.checkpoints.save import save_checkpoint
-from audiotag.errors import CheckpointError, DownloadError, InvalidInputError
+from audiotag.errors import CheckpointError, DownloadError, InvalidInputError, OutputError
 
 from .tiny import tiny_checkpoint
 
@@ -143,7 +143,7 @@ def test_failed_write_leaves_what_was_there(five, tmp_path, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(DownloadError, match=r"x\.safetensors: cannot be written \(No space left"):
+    with pytest.raises(OutputError, match=r"x\.safetensors: cannot be written \(No space left"):
         save_weights(path, five.state, five.config, {})
     assert path.read_bytes() == before and list(tmp_path.iterdir()) == [path]
 

@@ -276,7 +276,7 @@ def save_weights(
     ------
     CheckpointError
         If the state dict does not fit the configuration.
-    DownloadError
+    OutputError
         If the disk refuses; nothing is left behind.
     """
     check_state(state, config.network, str(path))

@@ -18,13 +18,14 @@ from types import MappingProxyType
 from typing import Any
 
 from ..errors import AudiotagError, CheckpointError, InvalidInputError, VerificationError
+from ..files import write_whole
 from .digests import Digests, digests
 from .fetch import CONFIG_FILE, package_path
 from .hub import Token
 from .load import Checkpoint, load_checkpoint, load_entry, save_weights
 from .manifest import HUB_FILE, Entry, Manifest, Source, manifest_path, parse
 from .save import CARD_FILE, save_checkpoint
-from .tensor_files import read_safetensors, write_whole
+from .tensor_files import read_safetensors
 
 log = logging.getLogger(__name__)
 

@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import os
-import shutil
 from pathlib import Path
 
-from ..errors import DownloadError, InvalidInputError
+from ..errors import InvalidInputError, OutputError
+from ..files import ADVICE, whole_folder, write_whole
 from ..labels.label_set import audioset_labels
 from .card import model_card
 from .fetch import CONFIG_FILE
 from .hub import CacheDir, Token
 from .load import Checkpoint, config_text, load_checkpoint, save_weights
 from .manifest import HUB_FILE
-from .tensor_files import write_whole
 
 CARD_FILE = "README.md"
-WRITABLE = "choose a writable folder"
 
 
 def convert(
@@ -47,27 +45,16 @@ def convert(
     InvalidInputError
         If the folder exists and is not empty.
     CheckpointError
-        As `load_checkpoint`, and if the folder cannot be written.
+        As `load_checkpoint`.
+    OutputError
+        If the folder cannot be written.
     """
-    target = Path(folder).expanduser()
-    if target.exists() and (not target.is_dir() or any(target.iterdir())):
-        raise InvalidInputError(f"folder must be new or empty, got {target}; choose another, or delete it first")
     checkpoint = load_checkpoint(
         source, cache_dir=cache_dir, local_files_only=local_files_only, token=token, allow_unverified=allow_unverified
     )
-    made = target.with_name(f".{target.name}.{os.getpid()}.part")
-    try:
-        made.mkdir(parents=True)
+    with whole_folder(folder) as made:
         save_checkpoint(checkpoint, made)
-        if target.exists():
-            target.rmdir()
-        made.rename(target)
-    except BaseException as error:
-        shutil.rmtree(made, ignore_errors=True)
-        if isinstance(error, OSError) and not isinstance(error, DownloadError):
-            raise DownloadError(f"{target}: cannot be made ({error.strerror or error}); {WRITABLE}") from error
-        raise
-    return target
+    return Path(folder).expanduser()
 
 
 def save_checkpoint(checkpoint: Checkpoint, folder: str | os.PathLike[str]) -> Path:
@@ -86,7 +73,7 @@ def save_checkpoint(checkpoint: Checkpoint, folder: str | os.PathLike[str]) -> P
         If `folder` is a file.
     CheckpointError
         If the state dict does not fit the configuration.
-    DownloadError
+    OutputError
         If the disk refuses.
     """
     target = Path(folder).expanduser()
@@ -97,7 +84,7 @@ def save_checkpoint(checkpoint: Checkpoint, folder: str | os.PathLike[str]) -> P
         # Without its configuration a folder is no checkpoint, so a half-replaced one cannot pass for a whole one.
         (target / CONFIG_FILE).unlink(missing_ok=True)
     except OSError as error:
-        raise DownloadError(f"{target}: cannot be written ({error.strerror or error}); {WRITABLE}") from error
+        raise OutputError(f"{target}: cannot be written ({error.strerror or error}); {ADVICE}") from error
     config, card = checkpoint.config, checkpoint.card
     save_weights(target / HUB_FILE, checkpoint.state, config, card)
     if not (target / CARD_FILE).exists():

@@ -6,7 +6,6 @@ with ``weights_only=True`` and nothing else.
 
 from __future__ import annotations
 
-import os
 import pickle
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -18,7 +17,8 @@ from safetensors.torch import save
 from torch import Tensor
 
 from ..config import NetworkConfig
-from ..errors import CheckpointError, DownloadError
+from ..errors import CheckpointError
+from ..files import write_whole
 from .identify import expected_shapes
 
 ZIP_MAGIC = b"PK\x03\x04"
@@ -175,30 +175,8 @@ def write_safetensors(path: Path, state: Mapping[str, Tensor], metadata: Mapping
 
     Raises
     ------
-    DownloadError
+    OutputError
         If the disk refuses.
     """
     dense = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
     write_whole(path, save(dense, metadata=dict(metadata)))
-
-
-def write_whole(path: Path, content: bytes) -> None:
-    """Write a file under a temporary name in its folder, flush it to the disk, and rename it into place.
-
-    Raises
-    ------
-    DownloadError
-        If the disk refuses; nothing is left behind.
-    """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        with open(temporary, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise DownloadError(
-            f"{path}: cannot be written ({error.strerror or error}); check the folder's space and permissions"
-        ) from error

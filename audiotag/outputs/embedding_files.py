@@ -19,8 +19,8 @@ from typing import IO, TYPE_CHECKING, Any
 import numpy as np
 
 from ..errors import InvalidInputError, MissingDependencyError
+from ..files import whole_file
 from ..text import printable, shortest
-from .writers import whole_file
 
 if TYPE_CHECKING:
     from ..results.embeddings import WindowEmbeddings

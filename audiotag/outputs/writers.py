@@ -13,10 +13,10 @@ import os
 import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import IO, Any, Protocol
 
-from ..errors import AudiotagError, InvalidInputError, MissingDependencyError, OutputError
+from ..errors import InvalidInputError, MissingDependencyError
+from ..files import whole_file
 from ..text import clock, text_table
 from .records import COLUMNS, KINDS, Record, kind_of, rows
 
@@ -312,42 +312,6 @@ def open_writer(form: Format, kind: str, destination: str | os.PathLike | IO[str
     writer = _Flushing(form.make(destination, kind), destination)
     yield writer
     writer.close()
-
-
-@contextlib.contextmanager
-def whole_file(path: str | os.PathLike, *, binary: bool = False) -> Iterator[IO[Any]]:
-    """A file under a temporary name in the same folder, renamed into place when the block ends well.
-
-    Raises
-    ------
-    OutputError
-        The disk refuses, then or while writing; nothing is left behind.
-    """
-    # The file behind a link is replaced rather than the link, and what is no file, such as /dev/null, is written to.
-    target = Path(os.path.realpath(path))
-    special = target.exists() and not target.is_file() and not target.is_dir()
-    temporary = target if special else target.with_name(f".{target.name}.{os.getpid()}.part")
-    try:
-        with open(temporary, "wb") if binary else open(temporary, "w", encoding="utf-8", newline="") as file:
-            yield file
-            file.flush()
-            if not special:
-                os.fsync(file.fileno())
-        if not special:
-            os.replace(temporary, target)
-    except BaseException as error:
-        if not special:
-            with contextlib.suppress(OSError):
-                temporary.unlink(missing_ok=True)
-        # Reading an input may fail inside the block too; such an error names another file.
-        if isinstance(error, AudiotagError) or not isinstance(error, OSError):
-            raise
-        if error.filename in (None, os.fspath(temporary)):
-            raise OutputError(
-                f"{target}: cannot be written ({error.strerror or error}); "
-                "check that the folder exists, its space and its permissions"
-            ) from error
-        raise
 
 
 class _Flushing:

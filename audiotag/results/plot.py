@@ -14,8 +14,8 @@ import numpy as np
 
 from ..config import FrontendConfig
 from ..errors import InvalidInputError, MissingDependencyError
+from ..files import whole_file
 from ..labels.label_set import LabelLike
-from ..outputs.writers import whole_file
 from ..text import clock, columns, fit, printable
 from .events import hop_scores
 from .prediction import Prediction

@@ -20,6 +20,7 @@ from typing import IO, Any
 from filelock import FileLock, Timeout
 
 from ..errors import AudiotagError, InvalidInputError, OutputError
+from ..files import json_bytes, read_json, sync, write_json
 from .inputs import Input
 
 FORMAT_VERSION = 1  # of the journal and of what is written; a run is resumed by the version it began with only
@@ -52,7 +53,7 @@ class Plan:
             for item in inputs:
                 file.write(json.dumps(asdict(item)) + "\n")
                 self._count(item)
-            _sync(file)
+            sync(file)
 
     def load(self) -> None:
         """Count the inputs that `write` of an earlier run stored."""
@@ -150,7 +151,7 @@ class Journal:
     def append(self, entry: Entry) -> None:
         """Add the next input's record; it survives a kill from here on."""
         assert self._file is not None
-        data = _json_bytes(asdict(entry))
+        data = json_bytes(asdict(entry))
         while data:
             data = data[self._file.write(data) or 0 :]
         if time.monotonic() - self._synced > SYNC_EVERY_S:
@@ -248,33 +249,6 @@ def check_fingerprint(then: dict[str, Any], now: dict[str, Any], where: str) -> 
             f"--resume: {where} is of a run with other settings ({differing}); give the same, or leave out --resume to "
             "start anew"
         )
-
-
-def write_json(path: Path, plain: dict[str, Any]) -> None:
-    """Write a whole file, or none."""
-    temporary = path.with_name(path.name + ".new")
-    with open(temporary, "wb") as file:
-        file.write(_json_bytes(plain))
-        _sync(file)
-    os.replace(temporary, path)
-
-
-def read_json(path: Path) -> dict[str, Any] | None:
-    """The dictionary in a file; None where there is none."""
-    try:
-        found = json.loads(path.read_bytes())
-    except (OSError, ValueError):
-        return None
-    return found if isinstance(found, dict) else None
-
-
-def _sync(file: IO[Any]) -> None:
-    file.flush()
-    os.fsync(file.fileno())
-
-
-def _json_bytes(plain: dict[str, Any]) -> bytes:
-    return json.dumps(plain).encode("ascii") + b"\n"
 
 
 def _flat(plain: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -16,11 +16,12 @@ from typing import IO, Any
 from tqdm import tqdm
 
 from ..errors import AudioError, AudiotagError, InvalidInputError, OutputError
+from ..files import read_json, write_json
 from ..outputs.records import error_record
 from ..outputs.writers import dumps
 from ..text import clock, printable
 from .inputs import STDIN, Input
-from .journal import SUFFIX, Entry, Journal, Plan, check_fingerprint, complete, locked, read_json, weight, write_json
+from .journal import SUFFIX, Entry, Journal, Plan, check_fingerprint, complete, locked, weight
 
 ERRORS_FILE = "audiotag-errors.jsonl"
 STATE_FOLDER = ".audiotag"
@@ -277,8 +278,8 @@ def to_file(
         reporter.close()
         reporter.tell(f"interrupted; {_kept(journal, tally)}")
         return 130
-    except OSError as error:
-        reason = error.__cause__ if isinstance(error.__cause__, OSError) else error
+    except (OSError, OutputError) as error:
+        reason = refusal(error)
         raise OutputError(
             f"{output}: cannot be written: {reason.strerror or reason}; {_kept(journal, tally)}"
         ) from error
@@ -287,6 +288,12 @@ def to_file(
         journal.close()
     reporter.summary(str(output))
     return tally.exit_code
+
+
+def refusal(error: OSError | OutputError) -> OSError:
+    """The operating system's own error behind one of ours."""
+    found = error if isinstance(error, OSError) else error.__cause__
+    return found if isinstance(found, OSError) else OSError(str(error))
 
 
 def _kept(journal: Journal, tally: Tally) -> str:
@@ -359,8 +366,8 @@ def to_folder(task: Task, inputs: Iterable[Input], root: str, folder: Path, repo
         reporter.close()
         reporter.tell(f"interrupted; what is done stays in {folder}; the same command with --resume goes on")
         return 130
-    except OSError as error:
-        reason = error.__cause__ if isinstance(error.__cause__, OSError) else error
+    except (OSError, OutputError) as error:
+        reason = refusal(error)
         raise OutputError(
             f"{reason.filename or folder}: cannot be written: {reason.strerror or reason}; what is done stays, "
             "and the same command with --resume goes on"
