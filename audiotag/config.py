@@ -179,7 +179,7 @@ class CheckpointConfig:
             values = getattr(self, name)
             if values is None:
                 continue
-            if isinstance(values, str) or not all(v is None or _number(v) and 0 <= v <= top for v in values):
+            if isinstance(values, str) or not all(v is None or (_number(v) and 0 <= v <= top) for v in values):
                 allowed = "numbers in [0, 1]" if top == 1 else "counts"
                 raise InvalidInputError(f"{name} must be a list of {allowed} or null, got {str(values)[:80]!r}")
             object.__setattr__(self, name, tuple(values))
@@ -204,7 +204,11 @@ class CheckpointConfig:
         plain["labels"] = None if self.labels is None else list(self.labels)
         if self.head is not None:
             plain["head"] |= {"labels": list(self.head.labels), "inputs": list(self.head.inputs)}
-        for name in ("head", "thresholds", "threshold_support"):  # what an older audiotag does not know, where it is used
+        for name in (
+            "head",
+            "thresholds",
+            "threshold_support",
+        ):  # what an older audiotag does not know, where it is used
             if plain[name] is None:
                 del plain[name]
             elif name != "head":
