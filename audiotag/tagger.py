@@ -15,7 +15,8 @@ from .checks import checked_sources, positive, usable_device, usable_dtype
 from .errors import AudiotagError, InvalidInputError
 from .frontend.windows import span_samples
 from .inference.engine import Analysis, Engine, Progress
-from .labels.label_set import LabelSet, audioset_labels
+from .inference.head import Head
+from .labels.label_set import LabelSet
 from .live.tracker import MAX_GAP_S
 from .networks.mobilenet import tap_channels
 from .results.embeddings import MID_LAYERS, WindowEmbeddings
@@ -53,8 +54,8 @@ class Tagger:
         self.config = checkpoint.config
         where, precision = usable_device(device), usable_dtype(dtype)
         network = fuse(build(checkpoint), dtype=precision, compile=compile)
-        self._engine = Engine(self.config, network, where, precision)
-        self._labels = LabelSet.from_names(self.config.labels) if self.config.labels else audioset_labels()
+        self._engine = Engine(self.config, network, where, precision, Head.of(self.config, checkpoint.state))
+        self._labels = checkpoint.labels
 
     @classmethod
     def from_pretrained(

@@ -16,13 +16,14 @@ from torch import Tensor, nn
 
 from ..config import CheckpointConfig
 from ..errors import AudiotagError, CheckpointError, InvalidInputError
+from ..labels.label_set import LabelSet, audioset_labels
 from ..networks.build import build_network
 from .digests import digests
 from .fetch import CONFIG_FILE, fetch_entry, fetch_repository, release_url
 from .hub import CacheDir, Token
 from .identify import infer_config
 from .manifest import HUB_FILE, Entry, Manifest, manifest
-from .tensor_files import check_state, read_pt, read_safetensors, write_safetensors
+from .tensor_files import HEAD_PREFIX, check_head, check_state, read_pt, read_safetensors, write_safetensors
 
 log = logging.getLogger(__name__)
 
@@ -52,6 +53,15 @@ class Checkpoint:
     state: dict[str, Tensor] = field(repr=False)
     origin: str
     card: dict[str, Any] = field(default_factory=dict, repr=False)
+
+    @property
+    def labels(self) -> LabelSet:
+        """The labels of its scores, in their order."""
+        names, head = self.config.labels, self.config.head
+        if head is not None and not head.keep_network:
+            return LabelSet.from_names(head.labels)
+        own = LabelSet.from_names(names) if names else audioset_labels()
+        return own if head is None else own.extended(head.labels)
 
 
 def load_checkpoint(
@@ -149,9 +159,7 @@ def load_entry(
         allow_unverified=allow_unverified,
     )
     state = read_safetensors(got.path)[0] if got.path.suffix == ".safetensors" else read_pt(got.path)
-    return Checkpoint(
-        entry.config, check_state(state, entry.config.network, str(got.path)), got.origin, entry_card(entry, known)
-    )
+    return Checkpoint(entry.config, _checked(state, entry.config, str(got.path)), got.origin, entry_card(entry, known))
 
 
 def entry_card(entry: Entry, known: Manifest) -> dict[str, Any]:
@@ -169,7 +177,7 @@ def _load_folder(folder: Path, origin: str) -> Checkpoint:
             )
     config, card = read_config(config_path)
     state, _ = read_safetensors(weights_path)
-    return Checkpoint(config, check_state(state, config.network, str(weights_path)), origin, card)
+    return Checkpoint(config, _checked(state, config, str(weights_path)), origin, card)
 
 
 def _load_file(path: Path) -> Checkpoint:
@@ -188,7 +196,16 @@ def _load_file(path: Path) -> Checkpoint:
         raise InvalidInputError(
             f"{path}: a checkpoint file ends in .safetensors or {', '.join(PT_SUFFIXES)}, got {path.suffix!r}"
         )
-    return Checkpoint(config, check_state(state, config.network, str(path)), str(path), card)
+    return Checkpoint(config, _checked(state, config, str(path)), str(path), card)
+
+
+def _checked(state: Mapping[str, Tensor], config: CheckpointConfig, where: str) -> dict[str, Tensor]:
+    """The state of a whole checkpoint, network and head, checked."""
+    return check_state(_of_network(state), config.network, where) | check_head(state, config, where)
+
+
+def _of_network(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name: tensor for name, tensor in state.items() if not name.startswith(HEAD_PREFIX)}
 
 
 def _recognise(path: Path) -> tuple[CheckpointConfig, dict[str, Any]] | None:
@@ -211,7 +228,7 @@ def build(checkpoint: Checkpoint) -> nn.Module:
     CheckpointError
         If the state dict does not fit the configuration.
     """
-    state = check_state(checkpoint.state, checkpoint.config.network, checkpoint.origin)
+    state = check_state(_of_network(checkpoint.state), checkpoint.config.network, checkpoint.origin)
     with torch.device("meta"):  # no initial weights: they would cost time and draw from the caller's random numbers
         network = build_network(checkpoint.config.network)
     network.load_state_dict({name: tensor.clone() for name, tensor in state.items()}, strict=True, assign=True)
@@ -279,7 +296,7 @@ def save_weights(
     OutputError
         If the disk refuses; nothing is left behind.
     """
-    check_state(state, config.network, str(path))
+    _checked(state, config, str(path))
     header = json.dumps(json.loads(config_text(config, card)))
     # One key only: safetensors writes several in no fixed order, and a checkpoint should have one digest.
     write_safetensors(Path(path), state, {HEADER_KEY: header})

@@ -7,7 +7,6 @@ from pathlib import Path
 
 from ..errors import InvalidInputError, OutputError
 from ..files import ADVICE, whole_folder, write_whole
-from ..labels.label_set import audioset_labels
 from .card import model_card
 from .fetch import CONFIG_FILE
 from .hub import CacheDir, Token
@@ -88,7 +87,7 @@ def save_checkpoint(checkpoint: Checkpoint, folder: str | os.PathLike[str]) -> P
     config, card = checkpoint.config, checkpoint.card
     save_weights(target / HUB_FILE, checkpoint.state, config, card)
     if not (target / CARD_FILE).exists():
-        names = config.labels or audioset_labels().names
+        names = checkpoint.labels.names
         write_whole(target / CARD_FILE, model_card(config, card, names).encode())
     write_whole(target / CONFIG_FILE, config_text(config, card).encode())
     return target

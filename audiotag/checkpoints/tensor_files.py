@@ -16,9 +16,10 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from ..config import NetworkConfig
+from ..config import CheckpointConfig, NetworkConfig
 from ..errors import CheckpointError
 from ..files import write_whole
+from ..networks.mobilenet import tap_channels
 from .identify import expected_shapes
 
 ZIP_MAGIC = b"PK\x03\x04"
@@ -26,6 +27,7 @@ SHOWN = 3  # names listed in an error before "..."
 NESTING = ("state_dict", "model_state_dict", "model", "network", "net")
 PREFIXES = ("module.", "_orig_mod.", "model.", "network.", "net.")
 FLOATS = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
+HEAD_PREFIX = "head."  # of a head of own labels; no network has such a name
 COUNTER = ".num_batches_tracked"  # the only integer entries
 
 
@@ -162,6 +164,38 @@ def check_state(state: Mapping[str, Tensor], config: NetworkConfig, where: str) 
         f"{where}: does not fit {config.architecture} of width {config.width:g} with {config.n_labels} labels "
         f"({config.head} head, dynamic blocks {config.dynamic_blocks!r}): {'; '.join(faults)}"
     )
+
+
+def check_head(state: Mapping[str, Tensor], config: CheckpointConfig, where: str) -> dict[str, Tensor]:
+    """Check the tensors of a checkpoint's head of own labels; none where it has no head.
+
+    Raises
+    ------
+    CheckpointError
+        If one is missing, of the wrong shape or type, not finite, or there without a head in the configuration.
+    """
+    found = {name: tensor for name, tensor in state.items() if name.startswith(HEAD_PREFIX)}
+    head = config.head
+    if head is None:
+        if found:
+            raise CheckpointError(f"{where}: has {few(found)}, but its configuration has no head; write it again")
+        return {}
+    sizes = {"logmel": config.frontend.n_mels, **tap_channels(config.network)}
+    if unknown := [name for name in head.inputs if name not in sizes]:
+        raise CheckpointError(f"{where}: its head takes {few(unknown)}, which this network does not have")
+    features = sum(sizes[name] for name in head.inputs)
+    expected = {HEAD_PREFIX + "weight": (head.rows, features), HEAD_PREFIX + "bias": (head.rows,)}
+    faults = []
+    if set(found) != set(expected):
+        faults.append(f"must be {few(expected)}, got {few(found) or 'none'}")
+    for name, shape in expected.items():
+        if name in found and tuple(found[name].shape) != shape:
+            faults.append(f"{name} has shape {tuple(found[name].shape)} instead of {shape}")
+        elif name in found and not (_right_type(name, found[name]) and torch.isfinite(found[name]).all()):
+            faults.append(f"{name} must hold finite floats")
+    if faults:
+        raise CheckpointError(f"{where}: the head of {len(head.labels)} labels does not fit: {'; '.join(faults)}")
+    return {name: found[name].to(torch.float32) for name in expected}
 
 
 def _right_type(name: str, tensor: Tensor) -> bool:

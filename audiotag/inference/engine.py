@@ -18,6 +18,7 @@ from ..errors import AudiotagError
 from ..frontend.logmel import LogMel
 from ..frontend.sliding import LogMelWindow, logmel_windows
 from ..frontend.windows import Window, cut_windows, tile
+from .head import Head
 from .sources import in_turn, prefetch
 
 # Called with a source that is being analysed, the seconds done, and its length in seconds if its header tells.
@@ -59,8 +60,15 @@ class _Closed:
 class Engine:
     """A frontend and a network on one device; stateless between calls, so threads may share it."""
 
-    def __init__(self, config: CheckpointConfig, network: nn.Module, device: torch.device, dtype: torch.dtype) -> None:
-        self.config = config
+    def __init__(
+        self,
+        config: CheckpointConfig,
+        network: nn.Module,
+        device: torch.device,
+        dtype: torch.dtype,
+        head: Head | None = None,
+    ) -> None:
+        self.config, self.head = config, head
         self.device, self.dtype = device, dtype
         self.frontend = LogMel(config.frontend).to(device)
         self.network = network.to(device)
@@ -74,7 +82,13 @@ class Engine:
     @torch.inference_mode()
     def scores(self, logmel: torch.Tensor) -> np.ndarray:
         """Scores (B, labels) float32 in [0, 1] of log-mel (B, 1, mels, frames)."""
-        return self.network(logmel.to(self.dtype)).logits.float().sigmoid().cpu().numpy()
+        layers = self.head.outputs if self.head is not None else ()
+        output = self.network(logmel.to(self.dtype), taps=layers)
+        if self.head is None:
+            return output.logits.float().sigmoid().cpu().numpy()
+        found = {name: tap.float().cpu().numpy() for name, tap in output.taps.items()}
+        found |= {"logmel": logmel.mean((1, 3)).cpu().numpy(), "scores": output.logits.float().sigmoid().cpu().numpy()}
+        return self.head.scores(found)
 
     @torch.inference_mode()
     def features(self, logmel: torch.Tensor, layers: tuple[str, ...]) -> np.ndarray:

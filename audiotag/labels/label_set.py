@@ -92,6 +92,18 @@ class LabelSet(Sequence[Label]):
             raise InvalidInputError(f"names must be a list of names, got the single string {names!r}")
         return cls(Label(index, "", name) for index, name in enumerate(names))
 
+    def extended(self, names: Iterable[str]) -> LabelSet:
+        """These labels, and after them others of one's own, which have no mids and stand alone in the ontology.
+
+        Raises
+        ------
+        InvalidInputError
+            A name is empty, repeated or one of these.
+        """
+        own = [Label(index, "", name) for index, name in enumerate(names, start=len(self))]
+        pairs = [(Node("", label.display_name, label.index), ()) for label in own]
+        return LabelSet([*self, *own], [*self._pairs(), *pairs])
+
     # -- a sequence of labels ------------------------------------------------------------------------------
 
     def __len__(self) -> int:
