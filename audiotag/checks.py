@@ -1,25 +1,33 @@
-"""Checks of the Tagger's arguments: what is wrong, what is allowed, what to do."""
+"""Checks of arguments: what is wrong, what is allowed, what to do next. Each returns the value as it is used."""
 
 from __future__ import annotations
 
+import math
 import os
-from collections.abc import Iterable
+import sys
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
-import torch
 
 from .errors import InvalidInputError
 
-DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+LOWEST_RATE_HZ = 1_000
+HIGHEST_RATE_HZ = 10_000_000
+_NUMBER = (int, float, np.number)
 
 
 def checked_sources(sources: Iterable[Any]) -> Iterable[Any]:
-    if isinstance(sources, (str, bytes, os.PathLike, dict, np.ndarray, torch.Tensor)):
-        raise InvalidInputError(
-            f"sources must be an iterable of inputs, got one {type(sources).__name__}; put it in a list"
-        )
-    if isinstance(sources, list) and sources and all(isinstance(s, (int, float)) for s in sources):
+    """Return an iterable of inputs; one input alone, or one recording's samples as a list, is refused."""
+    single = (str, bytes, bytearray, memoryview, os.PathLike, dict, np.ndarray)
+    torch = sys.modules.get("torch")  # where it was never imported nothing can be a tensor
+    tensor = torch is not None and isinstance(sources, torch.Tensor)
+    numbers = [isinstance(s, _NUMBER) for s in sources] if isinstance(sources, (list, tuple)) else []
+    pair = isinstance(sources, tuple) and numbers == [False, True]
+    if isinstance(sources, single) or tensor or pair or hasattr(sources, "read"):
+        what = "(array, sample_rate)" if pair else type(sources).__name__
+        raise InvalidInputError(f"sources must be an iterable of inputs, got one {what}; put it in a list")
+    if numbers and all(numbers):
         raise InvalidInputError(
             "a list is a list of recordings; give one recording's samples as numpy.asarray(samples)"
         )
@@ -27,22 +35,101 @@ def checked_sources(sources: Iterable[Any]) -> Iterable[Any]:
 
 
 def positive(value: int | None, name: str) -> int | None:
+    """Return a whole number above 0, or None."""
     if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
         raise InvalidInputError(f"{name} must be a positive integer, got {value!r}")
     return value
 
 
-def usable_device(device: str | torch.device | None) -> torch.device:
+def one_of(value: Any, allowed: Sequence[str], name: str) -> str:
+    """Return a value that is among those allowed."""
+    if not isinstance(value, str) or value not in allowed:
+        raise InvalidInputError(f"{name} must be one of {', '.join(allowed)}, got {value!r}")
+    return value
+
+
+def checked_count(k: Any) -> int | None:
+    """Return a number of labels, None for all."""
+    if k is not None and (isinstance(k, bool) or not isinstance(k, int | np.integer) or k < 1):
+        raise InvalidInputError(f"k must be a positive integer or None for all labels, got {k!r}")
+    return None if k is None else int(k)
+
+
+def checked_threshold(threshold: Any, argument: str = "threshold") -> float:
+    """Return a threshold in [0, 1] as float."""
     try:
-        found = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-        torch.empty(0, device=found)
-    except (RuntimeError, AssertionError, TypeError, ValueError) as error:
-        raise InvalidInputError(f"device {device!r} cannot be used here: {str(error).splitlines()[0]}") from error
-    return found
+        value = float(threshold)
+    except (TypeError, ValueError):
+        value = math.nan
+    if not 0 <= value <= 1:
+        raise InvalidInputError(f"{argument} must be a number in [0, 1], got {threshold!r}")
+    return value
 
 
-def usable_dtype(dtype: str | torch.dtype | None) -> torch.dtype:
-    found = DTYPES.get(dtype) if isinstance(dtype, str) else dtype or torch.float32
-    if found is None or found not in DTYPES.values():
-        raise InvalidInputError(f"dtype must be one of {', '.join(DTYPES)}, got {dtype!r}")
-    return found
+def checked_seconds(seconds: Any, argument: str) -> float:
+    """Return a length of time, finite and at least 0, as float seconds."""
+    try:
+        value = math.nan if isinstance(seconds, (bool, str)) else float(seconds)
+    except (TypeError, ValueError, OverflowError):
+        value = math.nan
+    if not 0 <= value < math.inf:
+        raise InvalidInputError(f"{argument} must be a number of seconds, at least 0, got {_shown(seconds)}")
+    return value
+
+
+def span_samples(seconds: float, longest: int, sample_rate_hz: int, argument: str) -> int:
+    """Return the length of a window, or the step between windows, in samples.
+
+    Parameters
+    ----------
+    seconds : float
+    longest : int
+        Samples allowed at most: the checkpoint's window for a window, that window for a step, since a larger one
+        would leave audio that no window sees.
+    argument : str
+        What `seconds` is called, for the message.
+
+    Raises
+    ------
+    InvalidInputError
+        If `seconds` is no number in (0, longest].
+    """
+    try:
+        samples = round(float(seconds) * sample_rate_hz)
+    except (TypeError, ValueError, OverflowError):
+        samples = 0
+    if not 1 <= samples <= longest:
+        longest_s = longest / sample_rate_hz
+        raise InvalidInputError(f"{argument} must be a number of seconds in (0, {longest_s:g}], got {seconds!r}")
+    return samples
+
+
+def check_rate(value: Any, *, what: str = "sample_rate") -> int:
+    """Return a sample rate as an int.
+
+    Parameters
+    ----------
+    value
+        An int, a numpy integer, or a float with an integral value, in Hz.
+    what
+        Name of the argument or file, for the message.
+
+    Raises
+    ------
+    InvalidInputError
+        Not a whole number within [LOWEST_RATE_HZ, HIGHEST_RATE_HZ].
+    """
+    is_number = isinstance(value, (int, float, np.integer, np.floating)) and not isinstance(value, bool)
+    # Compared first: an int beyond what a float can hold would overflow in anything else.
+    if is_number and LOWEST_RATE_HZ <= value <= HIGHEST_RATE_HZ and value == int(value):
+        return int(value)
+    raise InvalidInputError(
+        f"{what} must be a whole number of Hz from {LOWEST_RATE_HZ} to {HIGHEST_RATE_HZ}, got {_shown(value)}; "
+        "give the rate the audio was recorded at, such as 44100"
+    )
+
+
+def _shown(value: Any) -> str:
+    """Return a value as a message quotes it, without the hundreds of digits that an int may have."""
+    long = isinstance(value, int) and value.bit_length() > 64
+    return f"an integer of {value.bit_length()} bits" if long else repr(value)

@@ -11,9 +11,9 @@ import numpy as np
 import torch
 
 from .checkpoints.load import Checkpoint, build, load_checkpoint
-from .checks import checked_sources, positive, usable_device, usable_dtype
+from .checks import checked_sources, positive, span_samples
 from .errors import AudiotagError, InvalidInputError
-from .frontend.windows import span_samples
+from .inference.devices import usable_device, usable_dtype
 from .inference.engine import Analysis, Engine, Progress
 from .inference.head import Head
 from .labels.label_set import LabelSet

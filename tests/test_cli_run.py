@@ -284,7 +284,7 @@ def test_standard_input(
         (["tag", "sub", "--format", "raven"], "invalid choice"),
         (["tag", "sub", "-o", "out.xyz"], "or add --format"),
         (["tag", "sub", "--top", "0"], "positive number or 'all'"),
-        (["tag", "sub", "--threshold", "1.5"], "threshold must lie in"),
+        (["tag", "sub", "--threshold", "1.5"], "threshold must be a number in"),
         (["tag", "sub", "--hop", "11"], "hop_s must be"),
         (["tag", "sub", "--include", "Speach"], "near names: 'Speech'"),
         (["tag", "sub", "--workers", "0"], "workers must be a positive integer"),

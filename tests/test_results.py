@@ -78,7 +78,7 @@ def test_top_filters():
         ({"k": 0}, "k must be a positive integer or None"),
         ({"k": True}, "k must be"),
         ({"k": 2.0}, "k must be"),
-        ({"threshold": 1.1}, r"threshold must lie in \[0, 1\], got 1.1"),
+        ({"threshold": 1.1}, r"threshold must be a number in \[0, 1\], got 1.1"),
         ({"threshold": float("nan")}, "threshold"),
         ({"threshold": "loud"}, "threshold must be a number"),
         ({"include": "strom"}, "'storm, thunder'"),
@@ -292,9 +292,9 @@ def test_thresholds_by_label():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"threshold": 2}, "threshold must lie"),
+        ({"threshold": 2}, "threshold must be"),
         ({"threshold": {"Spech": 0.3}}, "no label is called 'Spech'"),
-        ({"threshold": {"Speech": 3}}, r"threshold\['Speech'\] must lie"),
+        ({"threshold": {"Speech": 3}}, r"threshold\['Speech'\] must be"),
         ({"threshold": 0.3, "off": 0.5}, "off must not exceed threshold; for 'Speech' they are 0.5 and 0.3"),
         ({"threshold": {"Dog": 0.1}, "off": 0.2}, "for 'Dog' they are 0.2 and 0.1"),
         ({"max_gap_s": -1}, "max_gap_s"),

@@ -147,7 +147,7 @@ def test_times_of_day(monkeypatch, capsys, model, pcm):
         (b"\0" * 999, ["--channels", "2", "--sample-format", "f32le"], 0, "its last 7 of 8 bytes were left out"),
         (np.float32([0, np.nan]).tobytes(), ["--sample-format", "f32le"], 1, "sample 1 (at 0.000 s) is NaN"),
         (b"\0\0", ["--include", "Spech"], 2, "near names: 'Speech'"),
-        (b"\0\0", ["--on", "1.5"], 2, "on must lie in [0, 1]"),
+        (b"\0\0", ["--on", "1.5"], 2, "on must be a number in [0, 1]"),
         (b"\0\0", ["--rate", "10"], 2, "whole number of Hz"),
         (b"\0\0", ["--channels", "0"], 2, "channels must be"),
         (b"\0\0", ["--hop", "11"], 2, "hop_s must be"),

@@ -5,8 +5,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from audiotag.checks import span_samples
 from audiotag.errors import InvalidInputError
-from audiotag.frontend.windows import cut_windows, span_samples, tile, window_starts
+from audiotag.frontend.windows import cut_windows, tile, window_starts
 
 
 def slow_starts(n: int, window: int, hop: int) -> list[int]:

@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 
+from ..checks import HIGHEST_RATE_HZ, LOWEST_RATE_HZ
 from ..errors import AudioError, MissingDependencyError
 from .arrays import MAX_CHANNELS, mix
 from .guarded_file import GuardedFile
-from .resample import HIGHEST_RATE_HZ, LOWEST_RATE_HZ
 
 INSTALL = 'pip install "audiotag-dymn[media]"'
 

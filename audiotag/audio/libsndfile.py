@@ -15,12 +15,12 @@ from typing import Any, BinaryIO
 import numpy as np
 import soundfile
 
+from ..checks import HIGHEST_RATE_HZ, LOWEST_RATE_HZ
 from ..errors import AudioError, InvalidInputError
 from .arrays import MAX_CHANNELS, mix
 from .ffmpeg import MediaReader, recognise
 from .guarded_file import GuardedFile
 from .mp3 import Mp3Layout, OpenEnded, find_mp3, may_be_mp3, silenced_stderr
-from .resample import HIGHEST_RATE_HZ, LOWEST_RATE_HZ
 
 BLOCK_VALUES = 1 << 17  # float32 values decoded at once: half a megabyte, within a core's cache
 UNKNOWN_FRAMES = 1 << 62  # libsndfile says 2**63 - 1 where a header leaves the length open

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import math
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -11,11 +10,12 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
+from ..checks import check_rate, checked_seconds
 from ..errors import AudioError, AudiotagError, InvalidInputError
 from .arrays import ArrayReader, check_samples, is_tensor, tensor_to_array
 from .ffmpeg import MediaReader
 from .libsndfile import SoundFileReader, open_file, open_path
-from .resample import Resampler, check_rate
+from .resample import Resampler
 
 # What opens one kind of source; its ``blocks(start, stop)`` gives mono float32 at its ``rate_hz``.
 Reader: TypeAlias = ArrayReader | SoundFileReader | MediaReader
@@ -162,10 +162,7 @@ def _check_span(start_s: Any, stop_s: Any) -> None:
     for what, value in (("start_s", start_s), ("stop_s", stop_s)):
         if value is None and what == "stop_s":
             continue
-        if isinstance(value, bool) or not isinstance(value, (int, float, np.integer, np.floating)):
-            raise InvalidInputError(f"{what} must be a number of seconds, got {value!r}")
-        if not math.isfinite(value) or value < 0:
-            raise InvalidInputError(f"{what} must be finite and not negative, got {value!r}")
+        checked_seconds(value, what)
     if stop_s is not None and stop_s <= start_s:
         raise InvalidInputError(f"stop_s must be greater than start_s, got start_s={start_s!r}, stop_s={stop_s!r}")
 

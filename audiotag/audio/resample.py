@@ -12,40 +12,12 @@ from typing import Any
 import numpy as np
 import soxr
 
-from ..errors import InvalidInputError
-
-LOWEST_RATE_HZ = 1_000
-HIGHEST_RATE_HZ = 10_000_000
 QUALITY = "HQ"
 
 # torchaudio's kernel holds one row per output phase; coprime rates would need hundreds of MB of it
 _LARGEST_KERNEL = 8_000_000
 
 _log = logging.getLogger(__name__)
-
-
-def check_rate(value: Any, *, what: str = "sample_rate") -> int:
-    """The rate as an int, or an error that says what is allowed.
-
-    Parameters
-    ----------
-    value
-        An int, a numpy integer, or a float with an integral value, in Hz.
-    what
-        Name of the argument or file, for the message.
-
-    Raises
-    ------
-    InvalidInputError
-        Not a whole number within [LOWEST_RATE_HZ, HIGHEST_RATE_HZ].
-    """
-    is_number = isinstance(value, (int, float, np.integer, np.floating)) and not isinstance(value, bool)
-    if is_number and math.isfinite(value) and value == int(value) and LOWEST_RATE_HZ <= value <= HIGHEST_RATE_HZ:
-        return int(value)
-    raise InvalidInputError(
-        f"{what} must be a whole number of Hz from {LOWEST_RATE_HZ} to {HIGHEST_RATE_HZ}, got {value!r}; "
-        "give the rate the audio was recorded at, such as 44100"
-    )
 
 
 class Resampler:

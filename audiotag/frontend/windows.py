@@ -21,33 +21,6 @@ class Window(NamedTuple):
     samples: np.ndarray
 
 
-def span_samples(seconds: float, longest: int, sample_rate_hz: int, argument: str) -> int:
-    """The length of a window, or the step between windows, in samples.
-
-    Parameters
-    ----------
-    seconds : float
-    longest : int
-        Samples allowed at most: the checkpoint's window for a window, that window for a step, since a larger one
-        would leave audio that no window sees.
-    argument : str
-        What `seconds` is called, for the message.
-
-    Raises
-    ------
-    InvalidInputError
-        If `seconds` is no number in (0, longest].
-    """
-    try:
-        samples = round(float(seconds) * sample_rate_hz)
-    except (TypeError, ValueError, OverflowError):
-        samples = 0
-    if not 1 <= samples <= longest:
-        longest_s = longest / sample_rate_hz
-        raise InvalidInputError(f"{argument} must be a number of seconds in (0, {longest_s:g}], got {seconds!r}")
-    return samples
-
-
 def window_starts(n_samples: int, window: int, hop: int) -> list[int]:
     """First samples of the windows over a recording; the last window is moved back to end with it.
 

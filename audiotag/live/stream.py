@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..audio.arrays import MAX_CHANNELS, check_dtype, check_samples, is_tensor, mix, tensor_to_array, to_float
-from ..audio.resample import Resampler, check_rate
+from ..audio.resample import Resampler
+from ..checks import check_rate, span_samples
 from ..errors import InvalidInputError
 from ..frontend.sliding import LogMelWindow, SlidingLogMel
-from ..frontend.windows import span_samples, tile
+from ..frontend.windows import tile
 from ..labels.label_set import LabelLike, LabelSet
 from ..results.events import ON
 from ..results.tags import Event, Tag, top_tags

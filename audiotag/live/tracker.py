@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 
+from ..checks import checked_seconds, checked_threshold
 from ..errors import InvalidInputError
 from ..labels.label_set import LabelLike, LabelSet
 from ..results.events import OFF_RATIO, ON
-from ..results.tags import Event, checked_threshold
+from ..results.tags import Event
 from ..text import shortest
 
 MAX_GAP_S = 2.0
@@ -87,8 +87,8 @@ class EventTracker:
         self._off = np.float32(self._on * OFF_RATIO if off is None else checked_threshold(off, "off"))
         if self._off > self._on:
             raise InvalidInputError(f"off must not exceed on, got off={off!r} and on={on!r}")
-        self._min_duration = _seconds(min_duration_s, "min_duration_s", rate_hz)
-        self._max_gap = _seconds(max_gap_s, "max_gap_s", rate_hz)
+        self._min_duration = round(checked_seconds(min_duration_s, "min_duration_s") * rate_hz)
+        self._max_gap = round(checked_seconds(max_gap_s, "max_gap_s") * rate_hz)
         self._recognition = round(RECOGNITION_S * rate_hz)
         self._rate_hz = rate_hz
         self._indices = labels.select(include, exclude)
@@ -186,14 +186,3 @@ class EventTracker:
             for i in np.flatnonzero(which)
         ]
         return tuple(sorted(found, key=lambda event: event.onset_s))
-
-
-def _seconds(value: Any, argument: str, rate_hz: int) -> int:
-    """A length of time in samples."""
-    try:
-        seconds = float(value)
-    except (TypeError, ValueError):
-        seconds = math.nan
-    if not 0 <= seconds < math.inf:
-        raise InvalidInputError(f"{argument} must be a number of seconds, at least 0, got {value!r}")
-    return round(seconds * rate_hz)

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from ..checks import checked_seconds
 from ..errors import InvalidInputError
 
 COMBINE = ("geometric", "mean", "max")
@@ -173,8 +174,7 @@ def find_events(
     if (down > up).any():
         raise InvalidInputError(f"off must not exceed on, got off={off!r} and on={on!r}")
     for name, value in (("min_duration_s", min_duration_s), ("max_gap_s", max_gap_s), ("median_s", median_s)):
-        if not (math.isfinite(value) and value >= 0):
-            raise InvalidInputError(f"{name} must be a number of seconds, at least 0, got {value!r}")
+        checked_seconds(value, name)
 
     # Most labels never get up: a median is never above the maximum, so they can be left out at once.
     labels = np.flatnonzero((scores >= up).any(axis=0))

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from ..checks import checked_count
 from ..config import FrontendConfig
 from ..errors import InvalidInputError, MissingDependencyError
 from ..files import whole_file
@@ -19,7 +20,6 @@ from ..labels.label_set import LabelLike
 from ..text import clock, columns, fit, printable
 from .events import hop_scores
 from .prediction import Prediction
-from .tags import checked_count
 
 try:
     from matplotlib.axes import Axes

@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ..checks import checked_threshold
 from ..errors import InvalidInputError, MissingDependencyError
 from ..labels.label_set import LabelLike, LabelSet
 from ..text import html_table, printable, shortest, text_table
 from .events import OFF_RATIO, ON, find_events, hop_scores
-from .tags import Event, Tag, checked_threshold, top_tags
+from .tags import Event, Tag, top_tags
 
 if TYPE_CHECKING:
     import pandas

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import InvalidInputError
+from ..checks import checked_count, checked_threshold
 from ..labels.label_set import LabelLike, LabelSet
 from ..text import shortest
 
@@ -65,21 +65,3 @@ def top_tags(
         Tag(label.display_name, shortest(scores[label.index]), label.index, label.mid)
         for label in (labels[i] for i in indices[order])
     ]
-
-
-def checked_count(k: Any) -> int | None:
-    """A number of labels, None for all; otherwise InvalidInputError."""
-    if k is not None and (isinstance(k, bool) or not isinstance(k, int | np.integer) or k < 1):
-        raise InvalidInputError(f"k must be a positive integer or None for all labels, got {k!r}")
-    return None if k is None else int(k)
-
-
-def checked_threshold(threshold: Any, argument: str = "threshold") -> float:
-    """A threshold in [0, 1] as float, or InvalidInputError naming the argument."""
-    try:
-        value = float(threshold)
-    except (TypeError, ValueError):
-        raise InvalidInputError(f"{argument} must be a number in [0, 1], got {threshold!r}") from None
-    if not 0 <= value <= 1:
-        raise InvalidInputError(f"{argument} must lie in [0, 1], got {threshold!r}")
-    return value
