@@ -17,7 +17,7 @@ from .frontend.windows import span_samples
 from .inference.engine import Analysis, Engine, Progress
 from .labels.label_set import LabelSet, audioset_labels
 from .live.tracker import MAX_GAP_S
-from .networks.mobilenet import tap_channels
+from .networks.table import tap_channels
 from .results.embeddings import MID_LAYERS, WindowEmbeddings
 from .results.events import ON
 from .results.prediction import Prediction
