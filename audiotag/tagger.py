@@ -18,7 +18,7 @@ from .inference.engine import Analysis, Engine, Progress
 from .inference.head import Head
 from .labels.label_set import LabelSet
 from .live.tracker import MAX_GAP_S
-from .networks.mobilenet import tap_channels
+from .networks.table import tap_channels
 from .results.embeddings import MID_LAYERS, WindowEmbeddings
 from .results.events import ON
 from .results.prediction import Prediction

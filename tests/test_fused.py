@@ -14,7 +14,7 @@ from torch import nn
 from audiotag.errors import InvalidInputError
 from audiotag.networks.build import build_network
 from audiotag.networks.dymn import DynamicBlock
-from audiotag.networks.mobilenet import BlockSpec, scaled_blocks, tap_channels
+from audiotag.networks.table import BlockSpec, scaled_blocks, tap_channels
 from audiotag.runtimes.fused import _DynamicBlock, fuse
 
 from .random_networks import log_mels, random_network, randomise

@@ -10,8 +10,15 @@ import torch
 
 from audiotag.config import NetworkConfig
 from audiotag.networks.build import build_network
-from audiotag.networks.dymn import DyMN, DynamicBlock, context_channels
-from audiotag.networks.mobilenet import MN, BlockSpec, SqueezeExcitation, make_divisible, scaled_blocks, tap_channels
+from audiotag.networks.dymn import DyMN, DynamicBlock
+from audiotag.networks.mobilenet import MN, SqueezeExcitation
+from audiotag.networks.table import (
+    BlockSpec,
+    context_channels,
+    make_divisible,
+    scaled_blocks,
+    tap_channels,
+)
 
 from .random_networks import log_mels, random_network, randomise
 
@@ -265,3 +272,13 @@ def test_the_released_network_hears_what_it_heard(shared_dir, recording):
         output = network.eval()(torch.from_numpy(real[f"{recording}/logmel"])[None, None])
         np.testing.assert_allclose(output.logits[0].numpy(), real[f"{recording}/logits"], atol=1e-4)
         np.testing.assert_allclose(output.embedding[0].numpy(), real[f"{recording}/embedding"], atol=1e-4)
+
+
+@pytest.mark.parametrize("width", [0.1, 0.4, 0.5, 1.0, 2.0, 3.3])
+@pytest.mark.parametrize("head", ["mlp", "fully_convolutional"])
+@pytest.mark.parametrize("architecture, dynamic_blocks", [("dymn", "all"), ("dymn", "replace_se"), ("mn", "all")])
+def test_shapes_of_the_state_dict_are_those_of_the_network(architecture, dynamic_blocks, head, width):
+    config = NetworkConfig(architecture, width, n_labels=7, head=head, dynamic_blocks=dynamic_blocks)
+    with torch.device("meta"):
+        expected = {name: tuple(tensor.shape) for name, tensor in build_network(config).state_dict().items()}
+    assert list(state_shapes(config).items()) == list(expected.items())

@@ -15,7 +15,7 @@ from torch import Tensor
 from ..config import CheckpointConfig, FrontendConfig, NetworkConfig
 from ..errors import CheckpointError
 from ..networks.build import build_network
-from ..networks.mobilenet import BLOCKS, HIDDEN_CHANNELS
+from ..networks.table import BLOCKS, HIDDEN_CHANNELS
 
 log = logging.getLogger(__name__)
 

@@ -3,7 +3,7 @@
 Reference: Schmid, Koutini, Widmer, "Dynamic Convolutional Neural Networks as Efficient Pre-trained Audio
 Models", arXiv 2310.15648, section III; the released state dicts load here with ``strict=True``. This is the
 readable definition: training uses it, and `audiotag.runtimes.fused` is tested against it. The block table is
-`audiotag.networks.mobilenet.BLOCKS`, which the paper keeps.
+`audiotag.networks.table.BLOCKS`, which the paper keeps.
 """
 
 from __future__ import annotations
@@ -14,30 +14,16 @@ from torch import Tensor, nn
 
 from ..config import NetworkConfig
 from .mobilenet import (
-    EPS,
     MOMENTUM,
-    BlockSpec,
     InvertedResidual,
     Output,
     activation,
     classifier,
     conv_norm,
     initialise,
-    make_divisible,
     run_network,
-    scaled_blocks,
 )
-
-N_KERNELS = 4  # K, kernels mixed by a dynamic convolution
-N_SLOPES = 2  # M, linear pieces of a dynamic ReLU
-CONTEXT_RATIO = 4
-MIN_CONTEXT, MAX_CONTEXT = 32, 128  # at width 1
-
-
-def context_channels(expanded: int, width: float) -> int:
-    """H, the size of a block's context vector."""
-    low, high = make_divisible(MIN_CONTEXT * width), make_divisible(MAX_CONTEXT * width)
-    return min(max(make_divisible(expanded // CONTEXT_RATIO), low), high)
+from .table import N_KERNELS, N_SLOPES, NORM_EPS, BlockSpec, context_channels, is_dynamic, scaled_blocks
 
 
 class DynamicConv(nn.Module):
@@ -102,7 +88,7 @@ class ContextGenerator(nn.Module):
     def __init__(self, inputs: int, context: int, expanded: int, stride: int) -> None:
         super().__init__()
         self.joint_conv = nn.Conv2d(inputs, context, 1, bias=False)
-        self.joint_norm = nn.BatchNorm2d(context, eps=EPS, momentum=MOMENTUM)
+        self.joint_norm = nn.BatchNorm2d(context, eps=NORM_EPS, momentum=MOMENTUM)
         self.conv_f = nn.Conv2d(context, expanded, 1)
         self.conv_t = nn.Conv2d(context, expanded, 1)
         self.stride = stride
@@ -129,7 +115,7 @@ class DynamicBlock(nn.Module):
         context = context_channels(expanded, width)
 
         def norm(channels: int) -> nn.BatchNorm2d:
-            return nn.BatchNorm2d(channels, eps=EPS, momentum=MOMENTUM)
+            return nn.BatchNorm2d(channels, eps=NORM_EPS, momentum=MOMENTUM)
 
         self.expands = expanded != inputs
         if self.expands:
@@ -170,7 +156,7 @@ class DyMN(nn.Module):
         self.in_c = conv_norm(1, specs[0].inputs, 3, 2, act="hswish")
         self.layers = nn.ModuleList(
             DynamicBlock(spec, config.width, config.temperature)
-            if config.dynamic_blocks == "all" or spec.squeeze
+            if is_dynamic(spec, config)
             else InvertedResidual(spec, squeeze=False)
             for spec in specs
         )

@@ -13,62 +13,9 @@ import torch
 from torch import Tensor, nn
 
 from ..config import NetworkConfig
+from .table import HIDDEN_CHANNELS, NORM_EPS, BlockSpec, make_divisible, scaled_blocks, squeezed_channels
 
-
-class BlockSpec(NamedTuple):
-    """One row of MobileNetV3-Large's table, at width 1."""
-
-    inputs: int
-    kernel: int
-    expanded: int
-    outputs: int
-    squeeze: bool  # squeeze-and-excitation in MN; a dynamic block under DyMN's "replace_se"
-    activation: str
-    stride: int
-
-
-# fmt: off
-BLOCKS = (
-    #         in  k  exp  out  squeeze  act    stride
-    BlockSpec(16, 3, 16, 16, False, "relu", 1),
-    BlockSpec(16, 3, 64, 24, False, "relu", 2),
-    BlockSpec(24, 3, 72, 24, False, "relu", 1),
-    BlockSpec(24, 5, 72, 40, True, "relu", 2),
-    BlockSpec(40, 5, 120, 40, True, "relu", 1),
-    BlockSpec(40, 5, 120, 40, True, "relu", 1),
-    BlockSpec(40, 3, 240, 80, False, "hswish", 2),
-    BlockSpec(80, 3, 200, 80, False, "hswish", 1),
-    BlockSpec(80, 3, 184, 80, False, "hswish", 1),
-    BlockSpec(80, 3, 184, 80, False, "hswish", 1),
-    BlockSpec(80, 3, 480, 112, True, "hswish", 1),
-    BlockSpec(112, 3, 672, 112, True, "hswish", 1),
-    BlockSpec(112, 5, 672, 160, True, "hswish", 2),
-    BlockSpec(160, 5, 960, 160, True, "hswish", 1),
-    BlockSpec(160, 5, 960, 160, True, "hswish", 1),
-)
-# fmt: on
-STEM_CHANNELS = 16
-HIDDEN_CHANNELS = 1280
-EPS, MOMENTUM = 1e-3, 0.01  # of every batch norm but the fully convolutional head's
-
-
-def make_divisible(channels: float, divisor: int = 8) -> int:
-    """Nearest multiple of `divisor`, at least `divisor`, and never more than 10 % below `channels`."""
-    rounded = max(divisor, int(channels + divisor / 2) // divisor * divisor)
-    return rounded if rounded >= 0.9 * channels else rounded + divisor
-
-
-def scaled_blocks(config: NetworkConfig) -> list[BlockSpec]:
-    """`BLOCKS` at the configuration's width and strides."""
-    strides = iter(config.strides)
-    scaled = []
-    for spec in BLOCKS:
-        inputs, expanded, outputs = (
-            make_divisible(c * config.width) for c in (spec.inputs, spec.expanded, spec.outputs)
-        )
-        stride = next(strides) if spec.stride == 2 else 1
-        scaled.append(spec._replace(inputs=inputs, expanded=expanded, outputs=outputs, stride=stride))
-    return scaled
+MOMENTUM = 0.01  # of every batch norm but the fully convolutional head's
 
 
 def activation(name: str) -> nn.Module:
@@ -81,7 +28,7 @@ def conv_norm(
     """Convolution without bias, batch norm and, unless None, an activation: entries 0, 1 and 2."""
     layers: list[nn.Module] = [
         nn.Conv2d(inputs, outputs, kernel, stride, (kernel - 1) // 2, groups=groups, bias=False),
-        nn.BatchNorm2d(outputs, eps=EPS, momentum=MOMENTUM),
+        nn.BatchNorm2d(outputs, eps=NORM_EPS, momentum=MOMENTUM),
     ]
     if act is not None:
         layers.append(activation(act))
@@ -133,28 +80,12 @@ class Output(NamedTuple):
     taps: dict[str, Tensor]
 
 
-def tap_channels(config: NetworkConfig) -> dict[str, int]:
-    """Names and sizes of the feature vectors a network can return, from input to output.
-
-    ``stem`` and ``block0`` .. ``block14`` are feature maps averaged over frequency and time; ``embedding`` is
-    the pooled head; ``hidden`` is the classifier's hidden layer after its activation (absent from a fully
-    convolutional head).
-    """
-    specs = scaled_blocks(config)
-    sizes = {"stem": specs[0].inputs}
-    sizes.update({f"block{i}": spec.outputs for i, spec in enumerate(specs)})
-    sizes["embedding"] = 6 * specs[-1].outputs
-    if config.head == "mlp":
-        sizes["hidden"] = make_divisible(HIDDEN_CHANNELS * config.width)
-    return sizes
-
-
 class SqueezeExcitation(nn.Module):
     """Channel gates from the mean over frequency and time: linear, ReLU, linear, sigmoid."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
-        squeezed = make_divisible(channels // 4)
+        squeezed = squeezed_channels(channels)
         gate = nn.Module()
         gate.fc1, gate.fc2 = nn.Linear(channels, squeezed), nn.Linear(squeezed, channels)
         self.conc_se_layers = nn.ModuleList([gate])

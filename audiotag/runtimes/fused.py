@@ -30,8 +30,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..errors import InvalidInputError
-from ..networks.dymn import N_KERNELS, N_SLOPES, DyMN, DynamicBlock
+from ..networks.dymn import DyMN, DynamicBlock
 from ..networks.mobilenet import MN, Output, SqueezeExcitation
+from ..networks.table import N_KERNELS, N_SLOPES
 from .fused_steps import activate, columns, depthwise, folded, for_channels_last, for_rows, pointwise, product
 
 PARTS = 4  # a large weight that few rows use is read at the speed of memory; in parts, several threads read it

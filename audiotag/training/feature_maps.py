@@ -14,8 +14,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..errors import InvalidInputError
-from ..networks.dymn import N_SLOPES, DyMN, DynamicBlock, DynamicConv, DynamicReLU
+from ..networks.dymn import DyMN, DynamicBlock, DynamicConv, DynamicReLU
 from ..networks.mobilenet import MN, InvertedResidual
+from ..networks.table import N_SLOPES
 
 
 class Stage(NamedTuple):
