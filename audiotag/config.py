@@ -86,7 +86,7 @@ class HeadConfig:
         scores = softmax(logits)[:n_labels]   # activation "softmax": at most one label
 
     ``weight`` and ``bias`` are float32 tensors ``head.weight`` and ``head.bias`` in ``model.safetensors``, beside the
-    network's own, which stay as they were. ``rows`` is the number of labels, and one more where ``rest`` is true: a last
+    network's own, which stay as they were. ``rows`` is the number of labels, one more where ``rest`` is true: a last
     row for "none of them", whose score is left out. The standardisation of x and the calibration are folded into both
     tensors: nothing else is applied. A clip's scores are made of its windows' as for any checkpoint.
 

@@ -5,36 +5,49 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, overload
 
 import numpy as np
-import torch
 
-from .checkpoints.load import Checkpoint, build, load_checkpoint
-from .checks import checked_sources, positive, span_samples
+from .checkpoints.load import Checkpoint, load_checkpoint
+from .checks import check_rate, checked_sources, one_of, positive, span_samples
 from .errors import AudiotagError, InvalidInputError
-from .inference.devices import usable_device, usable_dtype
-from .inference.engine import Analysis, Engine, Progress
+from .inference.batches import Analysis
+from .inference.engine import Engine, Progress
 from .inference.head import Head
-from .labels.label_set import LabelSet
+from .inference.runtime import open_runtime
+from .inference.sources import AudioInput
+from .labels.label_set import LabelLike, LabelSet
 from .live.tracker import MAX_GAP_S
 from .networks.table import tap_channels
 from .results.embeddings import MID_LAYERS, WindowEmbeddings
 from .results.events import ON
 from .results.prediction import Prediction
-from .runtimes.fused import fuse
 
 if TYPE_CHECKING:
+    import torch
+
     from .live.stream import Stream
 
 AGGREGATES = ("max", "mean")
+PER = ("clip", "window")
 
 
 class Tagger:
     """Tags and embeds audio with one checkpoint. Make one with `from_pretrained`.
 
-    Threads may share a tagger. Nothing it returns carries gradients, and the same input gives the same scores
-    whatever the batch, the companions in it or the thread.
+    Threads and forked children may share a tagger. Nothing it returns carries gradients. The same input gives the same
+    scores whatever the companions in its batch, the thread, the chunking or the run, and, where `batch_size` changes,
+    within 2e-5.
+
+    Attributes
+    ----------
+    checkpoint : Checkpoint
+    config : CheckpointConfig
+    engine : Engine
+        What `predict`, `embed` and `stream` run on.
+    labels : LabelSet
+        The labels, in the order of the scores.
 
     Examples
     --------
@@ -52,10 +65,9 @@ class Tagger:
     ) -> None:
         self.checkpoint = checkpoint
         self.config = checkpoint.config
-        where, precision = usable_device(device), usable_dtype(dtype)
-        network = fuse(build(checkpoint), dtype=precision, compile=compile)
-        self._engine = Engine(self.config, network, where, precision, Head.of(self.config, checkpoint.state))
-        self._labels = checkpoint.labels
+        runtime = open_runtime(checkpoint, device=device, dtype=dtype, compile=compile)
+        self.engine = Engine(self.config, runtime, Head.of(self.config, checkpoint.state))
+        self.labels: LabelSet = checkpoint.labels
 
     @classmethod
     def from_pretrained(
@@ -108,11 +120,6 @@ class Tagger:
         return cls(checkpoint, device=device, dtype=dtype, compile=compile)
 
     @property
-    def labels(self) -> LabelSet:
-        """The labels, in the order of the scores."""
-        return self._labels
-
-    @property
     def sample_rate(self) -> int:
         """Rate, in Hz, that arrays without one of their own are taken to have."""
         return self.config.frontend.sample_rate_hz
@@ -120,11 +127,12 @@ class Tagger:
     @property
     def batch_size(self) -> int:
         """Windows per run of the network unless a call says otherwise."""
-        return self._engine.default_batch
+        return self.engine.runtime.default_batch
 
     @property
-    def device(self) -> torch.device:
-        return self._engine.device
+    def device(self) -> str:
+        """Where the network runs, e.g. ``"cpu"`` or ``"cuda:0"``."""
+        return self.engine.runtime.device
 
     @property
     def layers(self) -> dict[str, int]:
@@ -137,19 +145,41 @@ class Tagger:
         network = self.config.network
         return (
             f"Tagger({self.config.name!r}: {network.architecture} of width {network.width:g}, "
-            f"{len(self.labels)} labels, {str(self._engine.dtype).removeprefix('torch.')} on {self.device})"
+            f"{len(self.labels)} labels, {self.engine.runtime.dtype} on {self.device}, {self.engine.runtime.name})"
         )
 
+    @overload
     def predict(
         self,
-        audio: Any,
+        audio: list[Any],
         *,
         sample_rate: int | None = None,
-        hop_s: float | None = None,
         window_s: float | None = None,
+        hop_s: float | None = None,
         aggregate: str = "max",
         batch_size: int | None = None,
-    ) -> Any:
+    ) -> list[Prediction]: ...
+    @overload
+    def predict(
+        self,
+        audio: AudioInput,
+        *,
+        sample_rate: int | None = None,
+        window_s: float | None = None,
+        hop_s: float | None = None,
+        aggregate: str = "max",
+        batch_size: int | None = None,
+    ) -> Prediction: ...
+    def predict(
+        self,
+        audio: AudioInput | list[Any],
+        *,
+        sample_rate: int | None = None,
+        window_s: float | None = None,
+        hop_s: float | None = None,
+        aggregate: str = "max",
+        batch_size: int | None = None,
+    ) -> Prediction | list[Prediction]:
         """Tag one recording, or a list of them.
 
         Parameters
@@ -158,11 +188,11 @@ class Tagger:
             Arrays are float in [-1, 1] or integers of up to 32 bits, (samples,) or (channels, samples).
         sample_rate : int, optional
             Rate in Hz of arrays that bring none; None: the checkpoint's (32,000). Files bring their own.
+        window_s : float, optional
+            Length of the windows in seconds; None: the checkpoint's, 10 s. Shorter ones tell better when something
+            happens and are tiled to the checkpoint's length, so they cost as much each.
         hop_s : float, optional
             Step between windows in seconds, in (0, window]; None: one window, so that they do not overlap.
-        window_s : float, optional
-            Length of the windows; None: the checkpoint's, 10 s. Shorter ones tell better when something happens and
-            are tiled to the checkpoint's length, so they cost as much each.
         aggregate : {"max", "mean"}
             How window scores become the clip's: "occurs somewhere in here", or "on the average of it".
         batch_size : int, optional
@@ -179,25 +209,24 @@ class Tagger:
         InvalidInputError
             An argument is out of range.
         """
-        many = isinstance(audio, list)
         each = self.predict_each(
-            audio if many else [audio],
+            audio if isinstance(audio, list) else [audio],
             sample_rate=sample_rate,
-            hop_s=hop_s,
             window_s=window_s,
+            hop_s=hop_s,
             aggregate=aggregate,
             batch_size=batch_size,
         )
         results = [_raised(result) for _, result in each]
-        return results if many else results[0]
+        return results if isinstance(audio, list) else results[0]
 
     def predict_each(
         self,
         sources: Iterable[Any],
         *,
         sample_rate: int | None = None,
-        hop_s: float | None = None,
         window_s: float | None = None,
+        hop_s: float | None = None,
         aggregate: str = "max",
         batch_size: int | None = None,
         workers: int = 1,
@@ -210,53 +239,89 @@ class Tagger:
         each source with its `Prediction`, or with the error that says why there is none.
         `progress` is called in between with a source, the seconds of it done, and its length if its header tells.
         """
-        if aggregate not in AGGREGATES:
-            raise InvalidInputError(f"aggregate must be one of {', '.join(AGGREGATES)}, got {aggregate!r}")
+        one_of(aggregate, AGGREGATES, "aggregate")
         window, hop = self._spans(window_s, hop_s)
-        runs = self._engine.analyse(
-            checked_sources(sources),
-            sample_rate=sample_rate,
-            window=window,
-            hop=hop,
-            batch_size=positive(batch_size, "batch_size"),
-            workers=positive(workers, "workers") or 1,
-            progress=progress,
-        )
-        return (
-            (source, result if isinstance(result, AudiotagError) else self._prediction(result, window, hop, aggregate))
-            for source, result in runs
-        )
+        runs = self._analyse(sources, window, hop, None, sample_rate, batch_size, workers, progress)
+        return ((a.source, a.error or self._prediction(a, window, hop, aggregate)) for a in runs)
 
     def scores(
         self,
-        audio: Any,
+        audio: AudioInput | list[Any],
         *,
         sample_rate: int | None = None,
+        window_s: float | None = None,
         hop_s: float | None = None,
         aggregate: str = "max",
         batch_size: int | None = None,
     ) -> np.ndarray:
-        """Clip scores alone: float32 (labels,) in [0, 1], or (inputs, labels) for a list. Arguments as in `predict`."""
-        results = self.predict(audio, sample_rate=sample_rate, hop_s=hop_s, aggregate=aggregate, batch_size=batch_size)
-        if not isinstance(results, list):
-            return np.array(results.scores)
-        return np.stack([r.scores for r in results]) if results else np.empty((0, len(self.labels)), np.float32)
+        """Score one recording, or a list of them, and return the clips' scores alone.
 
+        Arguments and errors are those of `predict`; returns float32 (labels,) in [0, 1], (inputs, labels) for a list.
+        """
+        many = isinstance(audio, list)
+        results = self.predict(
+            audio if isinstance(audio, list) else [audio],
+            sample_rate=sample_rate,
+            window_s=window_s,
+            hop_s=hop_s,
+            aggregate=aggregate,
+            batch_size=batch_size,
+        )
+        scores = np.stack([r.scores for r in results]) if results else np.empty((0, len(self.labels)), np.float32)
+        return scores if many else scores[0]
+
+    @overload
     def embed(
         self,
-        audio: Any,
+        audio: AudioInput | list[Any],
+        *,
+        layer: str | Sequence[str] = "embedding",
+        per: Literal["clip"] = "clip",
+        sample_rate: int | None = None,
+        window_s: float | None = None,
+        hop_s: float | None = None,
+        batch_size: int | None = None,
+    ) -> np.ndarray: ...
+    @overload
+    def embed(
+        self,
+        audio: list[Any],
+        *,
+        layer: str | Sequence[str] = "embedding",
+        per: Literal["window"],
+        sample_rate: int | None = None,
+        window_s: float | None = None,
+        hop_s: float | None = None,
+        batch_size: int | None = None,
+    ) -> list[WindowEmbeddings]: ...
+    @overload
+    def embed(
+        self,
+        audio: AudioInput,
+        *,
+        layer: str | Sequence[str] = "embedding",
+        per: Literal["window"],
+        sample_rate: int | None = None,
+        window_s: float | None = None,
+        hop_s: float | None = None,
+        batch_size: int | None = None,
+    ) -> WindowEmbeddings: ...
+    def embed(
+        self,
+        audio: AudioInput | list[Any],
         *,
         layer: str | Sequence[str] = "embedding",
         per: str = "clip",
         sample_rate: int | None = None,
+        window_s: float | None = None,
         hop_s: float | None = None,
         batch_size: int | None = None,
-    ) -> Any:
-        """Feature vectors of one recording, or of a list of them.
+    ) -> np.ndarray | WindowEmbeddings | list[WindowEmbeddings]:
+        """Compute feature vectors of one recording, or of a list of them.
 
         Parameters
         ----------
-        audio, sample_rate, hop_s, batch_size
+        audio, sample_rate, window_s, hop_s, batch_size
             As in `predict`.
         layer : str or sequence of str
             ``"embedding"``: the pooled last feature map, the paper's vector (384, 960, 1920 numbers at widths 0.4,
@@ -271,15 +336,20 @@ class Tagger:
         ndarray or WindowEmbeddings
             Per clip: float32 (features,), or (inputs, features) for a list. Per window: `WindowEmbeddings`, or a list.
         """
-        if per not in ("clip", "window"):
-            raise InvalidInputError(f"per must be 'clip' or 'window', got {per!r}")
+        one_of(per, PER, "per")
         many = isinstance(audio, list)
-        inputs = audio if many else [audio]
-        each = self.embed_each(inputs, layer=layer, sample_rate=sample_rate, hop_s=hop_s, batch_size=batch_size)
+        each = self.embed_each(
+            audio if isinstance(audio, list) else [audio],
+            layer=layer,
+            sample_rate=sample_rate,
+            window_s=window_s,
+            hop_s=hop_s,
+            batch_size=batch_size,
+        )
         results = [_raised(result) for _, result in each]
         if per == "window":
             return results if many else results[0]
-        if many and not results:
+        if not results:
             return np.empty((0, sum(self.layers[name] for name in self._layers(layer))), np.float32)
         vectors = np.stack([r.vectors.mean(0) for r in results])
         return vectors if many else vectors[0]
@@ -290,47 +360,40 @@ class Tagger:
         *,
         layer: str | Sequence[str] = "embedding",
         sample_rate: int | None = None,
+        window_s: float | None = None,
         hop_s: float | None = None,
         batch_size: int | None = None,
         workers: int = 1,
         progress: Progress | None = None,
     ) -> Iterator[tuple[Any, WindowEmbeddings | AudiotagError]]:
         """Embed any number of recordings as `predict_each` tags them: lazily, in order, errors in their place."""
-        runs = self._engine.analyse(
-            checked_sources(sources),
-            sample_rate=sample_rate,
-            window=self.config.window_samples,
-            hop=self._spans(None, hop_s)[1],
-            layers=self._layers(layer),
-            batch_size=positive(batch_size, "batch_size"),
-            workers=positive(workers, "workers") or 1,
-            progress=progress,
-        )
-        return (
-            (source, result if isinstance(result, AudiotagError) else _window_embeddings(result))
-            for source, result in runs
-        )
+        window, hop = self._spans(window_s, hop_s)
+        runs = self._analyse(sources, window, hop, self._layers(layer), sample_rate, batch_size, workers, progress)
+        return ((a.source, a.error or _window_embeddings(a)) for a in runs)
 
     def stream(
         self,
         *,
-        sample_rate: int = 16_000,
+        sample_rate: int | None = None,
         channels: int = 1,
+        window_s: float | None = None,
         hop_s: float = 1.0,
         on: float = ON,
         off: float | None = None,
         min_duration_s: float = 0.0,
         max_gap_s: float = MAX_GAP_S,
-        include: Any = None,
-        exclude: Any = None,
+        include: LabelLike | Iterable[LabelLike] | None = None,
+        exclude: LabelLike | Iterable[LabelLike] | None = None,
     ) -> Stream:
-        """A live stream of audio, scored every `hop_s` seconds; see `audiotag.live.stream.Stream` for the arguments."""
+        """Open a live stream of audio, scored every `hop_s` seconds; see `audiotag.live.stream.Stream`."""
         from .live.stream import Stream
 
         return Stream(
-            self,
+            self.engine,
+            self.labels,
             sample_rate=sample_rate,
             channels=channels,
+            window_s=window_s,
             hop_s=hop_s,
             on=on,
             off=off,
@@ -351,6 +414,29 @@ class Tagger:
         from .checkpoints.publish import push_checkpoint
 
         return push_checkpoint(self.checkpoint, repo_id, token=token, private=private)
+
+    def _analyse(
+        self,
+        sources: Iterable[Any],
+        window: int,
+        hop: int,
+        layers: Sequence[str] | None,
+        sample_rate: int | None,
+        batch_size: int | None,
+        workers: int,
+        progress: Progress | None,
+    ) -> Iterator[Analysis]:
+        """Check what all sources share, and start the loop."""
+        return self.engine.analyse(
+            checked_sources(sources),
+            window=window,
+            hop=hop,
+            sample_rate_hz=None if sample_rate is None else check_rate(sample_rate),
+            layers=layers,
+            batch_size=positive(batch_size, "batch_size"),
+            workers=positive(workers, "workers") or 1,
+            progress=progress,
+        )
 
     def _spans(self, window_s: float | None, hop_s: float | None) -> tuple[int, int]:
         """Window and hop in samples."""
@@ -374,7 +460,7 @@ class Tagger:
             window_start_s=np.array(analysis.start_s),
             window_end_s=np.array(analysis.end_s),
             labels=self.labels,
-            source=analysis.source,
+            source=analysis.name,
             duration_s=analysis.duration_s,
             checkpoint=self.config.name,
             hop_s=hop / self.sample_rate,

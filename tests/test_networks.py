@@ -17,6 +17,7 @@ from audiotag.networks.table import (
     context_channels,
     make_divisible,
     scaled_blocks,
+    state_shapes,
     tap_channels,
 )
 

@@ -6,7 +6,7 @@ import time
 import pytest
 
 from audiotag.errors import AudioError
-from audiotag.inference.sources import in_turn, prefetch
+from audiotag.inference.sources import Ended, in_turn, prefetch
 
 
 def produce(source):
@@ -16,6 +16,7 @@ def produce(source):
         if source == 17:
             raise ZeroDivisionError("a bug in a decoder")
         yield (source, i)
+    yield Ended()
 
 
 def decode_threads():
@@ -28,10 +29,10 @@ def test_everything_arrives_in_order_and_one_failure_stops_nothing(workers):
     pieces = list(
         prefetch(sources, produce, workers=workers, depth=2) if workers else in_turn(sources, produce, depth=2)
     )
-    values = [p.value for p in pieces if not p.last]
+    values = [p.step for p in pieces if not isinstance(p.step, Ended)]
     assert values == [(s, i) for s in sources for i in range({13: 5, 17: 0}.get(s, s))]
-    ends = {p.source: p.value for p in pieces if p.last}
-    assert [p.source for p in pieces if p.last] == sources
+    ends = {p.source: p.step.error for p in pieces if isinstance(p.step, Ended)}
+    assert [p.source for p in pieces if isinstance(p.step, Ended)] == sources
     assert ends[3] is ends[0] is ends[20] is ends[1] is None
     assert isinstance(ends[13], AudioError) and "broken in the middle" in str(ends[13])
     assert isinstance(ends[17], AudioError) and "ZeroDivisionError" in str(ends[17]) and "17" in str(ends[17])
@@ -77,11 +78,12 @@ def test_in_turn_reads_nothing_ahead_and_closes_what_it_left():
         try:
             yield source
             yield source
+            yield Ended()
         finally:
             closed.append(source)
 
     pieces = in_turn(sources(), one, depth=1)
-    assert [next(pieces).value for _ in range(4)] == [0, 0, None, 1]
+    assert [next(pieces).step for _ in range(4)] == [0, 0, Ended(), 1]
     assert taken == [0, 1] and closed == [0] and not decode_threads()
     pieces.close()
     assert closed == [0, 1]

@@ -214,7 +214,7 @@ def test_a_refused_chunk_leaves_no_trace(short_tagger, bad):
 @pytest.mark.parametrize(
     ("chunk", "message"),
     [
-        ((np.zeros(10, np.float32), 44_100), "16000 Hz and the chunk is at 44100"),
+        ((np.zeros(10, np.float32), 44_100), "32000 Hz and the chunk is at 44100"),
         (np.zeros((2, 10), np.float32), r"1 channel.*got \(2, 10\)"),
         (np.zeros((10, 1), np.float32), r"pass the transpose"),
         (np.zeros((1, 1, 10), np.float32), "shape"),

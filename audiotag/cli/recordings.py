@@ -324,7 +324,7 @@ def run_embed(args: argparse.Namespace) -> int:
 def _workers(args: argparse.Namespace, tagger: Any) -> int:
     if args.workers is not None:
         return args.workers
-    return 1 if tagger.device.type == "cpu" else GPU_WORKERS
+    return 1 if tagger.device == "cpu" else GPU_WORKERS
 
 
 def run_plot(args: argparse.Namespace) -> int:

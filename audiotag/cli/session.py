@@ -146,7 +146,7 @@ def fingerprint(args: argparse.Namespace, tagger: Tagger, options: dict[str, Any
         "version": FORMAT_VERSION,
         "command": args.command,
         "checkpoint": {"name": tagger.config.name, "sha256": _digest(tagger)},
-        "device": tagger.device.type,
+        "device": tagger.device.partition(":")[0],
         "dtype": args.dtype,
         "batch_size": batch_size,
         "options": options,

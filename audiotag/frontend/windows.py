@@ -1,4 +1,4 @@
-"""Window arithmetic: where windows lie in a recording, tiling short clips, cutting a stream of blocks."""
+"""Window arithmetic: where windows lie in a recording, cutting one that arrives in blocks, tiling short clips."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Window(NamedTuple):
 
 
 def window_starts(n_samples: int, window: int, hop: int) -> list[int]:
-    """First samples of the windows over a recording; the last window is moved back to end with it.
+    """List the first samples of the windows over a recording; the last window is moved back to end with it.
 
     >>> window_starts(25, 10, 10)
     [0, 10, 15]
@@ -40,10 +40,83 @@ def tile(samples: np.ndarray, window: int) -> np.ndarray:
     return samples if len(samples) == window else np.resize(samples, window)
 
 
-def cut_windows(blocks: Iterable[np.ndarray], window: int, hop: int) -> Iterator[Window]:
-    """Windows of a recording that arrives in blocks, each as soon as its last sample is there.
+class WindowCutter:
+    """Cuts a recording that arrives in blocks into windows, each as soon as its last sample is there.
 
-    Holds at most one window and one block. The windows are those of `window_starts`, whatever the blocks' lengths.
+    The windows are those of `window_starts`, whatever the blocks' lengths. Holds two windows of samples at most.
+
+    Parameters
+    ----------
+    window, hop : int
+        Length of the windows and step between them in samples, ``1 <= hop <= window``.
+
+    Raises
+    ------
+    InvalidInputError
+        Lengths out of range.
+    """
+
+    def __init__(self, window: int, hop: int) -> None:
+        if not 1 <= hop <= window:
+            raise InvalidInputError(f"hop must be in [1, {window}] samples, got {hop!r}")
+        self.window, self.hop = window, hop
+        self._buffer = np.empty(2 * window, np.float32)
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget everything; the next sample is the first of a new recording."""
+        self._buffer_start = 0  # position in the recording of the buffer's first sample
+        self._n_buffered = 0
+        self._stop = 0  # where the latest window ended
+        self._next_stop = self.window
+
+    @property
+    def n_samples(self) -> int:
+        """Samples pushed since the start."""
+        return self._buffer_start + self._n_buffered
+
+    def push(self, samples: np.ndarray) -> Iterator[Window]:
+        """Take samples, float32 (n,), n of any size; yield the windows they complete, in order.
+
+        Samples are taken as the iterator is consumed, so run it to its end.
+        """
+        while len(samples):
+            # Never past the next window's end, so that no more than a window has to be kept.
+            taken = samples[: self._next_stop - self.n_samples]
+            samples = samples[len(taken) :]
+            self._append(taken)
+            if self.n_samples == self._next_stop:
+                self._stop = self._next_stop
+                self._next_stop += self.hop
+                yield self._cut(self._stop - self.window)
+
+    def finish(self) -> Window | None:
+        """Cut the window over the samples that no window has covered yet; changes no state.
+
+        It is moved back to end with the recording, or tiled if the recording is shorter than one; None if nothing is
+        left.
+        """
+        return None if self._stop == self.n_samples else self._cut(max(0, self.n_samples - self.window))
+
+    def _append(self, samples: np.ndarray) -> None:
+        if self._n_buffered + len(samples) > len(self._buffer):
+            # Keep what the next window needs and, for a last one moved back, a whole window up to the end.
+            keep_from = min(self._next_stop - self.window, self.n_samples + len(samples) - self.window)
+            dropped = keep_from - self._buffer_start
+            self._n_buffered -= dropped
+            self._buffer[: self._n_buffered] = self._buffer[dropped : dropped + self._n_buffered].copy()
+            self._buffer_start = keep_from
+        self._buffer[self._n_buffered : self._n_buffered + len(samples)] = samples
+        self._n_buffered += len(samples)
+
+    def _cut(self, start: int) -> Window:
+        stop = min(start + self.window, self.n_samples)
+        offset = start - self._buffer_start
+        return Window(start, stop, tile(self._buffer[offset : offset + stop - start].copy(), self.window))
+
+
+def cut_windows(blocks: Iterable[np.ndarray], window: int, hop: int) -> Iterator[Window]:
+    """Cut a recording that arrives in blocks into its windows; see `WindowCutter`.
 
     Parameters
     ----------
@@ -51,26 +124,17 @@ def cut_windows(blocks: Iterable[np.ndarray], window: int, hop: int) -> Iterator
         float32 (samples,), any lengths, at least one sample in all.
     window, hop : int
         In samples, ``1 <= hop <= window``.
+
+    Raises
+    ------
+    InvalidInputError
+        No samples at all, or lengths out of range.
     """
-    held = np.empty(0, np.float32)  # the last samples seen, at most a window of them between blocks
-    held_start = next_start = 0
-    emitted_stop = 0
+    cutter = WindowCutter(window, hop)
     for block in blocks:
-        held = np.concatenate([held, block]) if len(held) else block
-        total = held_start + len(held)
-        while next_start + window <= total:
-            offset = next_start - held_start
-            yield Window(next_start, next_start + window, np.ascontiguousarray(held[offset : offset + window]))
-            emitted_stop = next_start + window
-            next_start += hop
-        # Keep what the next window needs and, for a last one moved back, a whole window up to the end.
-        keep = min(next_start, max(held_start, total - window))
-        held = held[keep - held_start :].copy()
-        held_start = keep
-    total = held_start + len(held)
-    if total == 0:
+        yield from cutter.push(block)
+    if not cutter.n_samples:
         raise InvalidInputError("blocks: no samples at all")
-    if total < window:
-        yield Window(0, total, tile(held, window))
-    elif emitted_stop < total:
-        yield Window(total - window, total, held[total - window - held_start :])
+    last = cutter.finish()
+    if last is not None:
+        yield last

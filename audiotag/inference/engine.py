@@ -3,23 +3,19 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing
-from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-import torch
-from torch import nn
 
-from ..audio.recording import open_audio
 from ..config import CheckpointConfig
-from ..errors import AudiotagError
-from ..frontend.logmel import LogMel
-from ..frontend.sliding import LogMelWindow, logmel_windows
-from ..frontend.windows import Window, cut_windows, tile
+from ..frontend.windows import Window
+from ..runtimes.protocol import SCORES, Array, Runtime
+from .batches import Analysis, Batcher, Waiting
+from .frames import Frames
 from .head import Head
-from .sources import in_turn, prefetch
+from .sources import Begun, Step, in_turn, prefetch, read_windows
 
 # Called with a source that is being analysed, the seconds done, and its length in seconds if its header tells.
 Progress = Callable[[Any, float, "float | None"], None]
@@ -27,154 +23,105 @@ DECODED_AHEAD = 8  # windows waiting per source for the network, if threads deco
 DECODED_AT_ONCE = 8  # windows decoded before the network runs them, if it takes turns with decoding
 
 
-@dataclass
-class Analysis:
-    """What the network said of one source: one row per window, in order."""
-
-    source: str = ""
-    duration_s: float = 0.0
-    warnings: tuple[str, ...] = ()
-    start_s: list[float] = field(default_factory=list)
-    end_s: list[float] = field(default_factory=list)
-    rows: list[np.ndarray] = field(default_factory=list)
-
-    def stacked(self) -> np.ndarray:
-        """The rows as (windows, ...), read-only so that nobody copies it; once, for there may be hours of them."""
-        stacked = np.stack(self.rows)
-        self.rows.clear()
-        stacked.flags.writeable = False
-        return stacked
-
-
-@dataclass(frozen=True)
-class _Opened:
-    name: str
-    duration_s: float | None
-
-
-@dataclass(frozen=True)
-class _Closed:
-    warnings: tuple[str, ...]
-
-
 class Engine:
-    """A frontend and a network on one device; stateless between calls, so threads may share it."""
+    """A checkpoint's runtime and head; stateless between calls, so threads may share it.
 
-    def __init__(
-        self,
-        config: CheckpointConfig,
-        network: nn.Module,
-        device: torch.device,
-        dtype: torch.dtype,
-        head: Head | None = None,
-    ) -> None:
-        self.config, self.head = config, head
-        self.device, self.dtype = device, dtype
-        self.frontend = LogMel(config.frontend).to(device)
-        self.network = network.to(device)
-        self.default_batch = 64 if device.type == "cuda" else 1
+    Parameters
+    ----------
+    config : CheckpointConfig
+    runtime : Runtime
+    head : Head, optional
+        Own labels, where the checkpoint has some.
+    """
 
-    @torch.inference_mode()
-    def logmel(self, waveforms: np.ndarray) -> torch.Tensor:
-        """Log-mel (B, 1, mels, frames) float32 of windows (B, samples)."""
-        return self.frontend(torch.from_numpy(waveforms).to(self.device, torch.float32))
+    def __init__(self, config: CheckpointConfig, runtime: Runtime, head: Head | None = None) -> None:
+        self.config, self.runtime, self.head = config, runtime, head
 
-    @torch.inference_mode()
-    def scores(self, logmel: torch.Tensor) -> np.ndarray:
-        """Scores (B, labels) float32 in [0, 1] of log-mel (B, 1, mels, frames)."""
-        layers = self.head.outputs if self.head is not None else ()
-        output = self.network(logmel.to(self.dtype), taps=layers)
+    def scores(self, logmel: Array) -> np.ndarray:
+        """Scores (B, labels), float32 in [0, 1], of log-mel (B, 1, mels, frames)."""
         if self.head is None:
-            return output.logits.float().sigmoid().cpu().numpy()
-        found = {name: tap.float().cpu().numpy() for name, tap in output.taps.items()}
-        found |= {"logmel": logmel.mean((1, 3)).cpu().numpy(), "scores": output.logits.float().sigmoid().cpu().numpy()}
-        return self.head.scores(found)
+            return self.runtime.run(logmel, (SCORES,))[SCORES]
+        return self.head.scores(self.runtime.run(logmel, self.head.outputs))
 
-    @torch.inference_mode()
-    def features(self, logmel: torch.Tensor, layers: tuple[str, ...]) -> np.ndarray:
-        """The named feature vectors, concatenated: (B, sum of their sizes) float32."""
-        taps = self.network(logmel.to(self.dtype), taps=layers).taps
-        parts = [logmel.mean((1, 3)) if name == "logmel" else taps[name].float() for name in layers]
-        return torch.cat(parts, 1).cpu().numpy()
+    def features(self, logmel: Array, layers: Sequence[str]) -> np.ndarray:
+        """The named feature vectors of log-mel (B, 1, mels, frames), concatenated: (B, sum of their sizes), float32."""
+        found = self.runtime.run(logmel, tuple(layers))
+        return np.concatenate([found[name] for name in layers], axis=1)
 
     def analyse(
         self,
         sources: Iterable[Any],
         *,
-        sample_rate: int | None,
         window: int,
         hop: int,
-        layers: tuple[str, ...] | None = None,
+        sample_rate_hz: int | None = None,
+        layers: Sequence[str] | None = None,
         batch_size: int | None = None,
         workers: int = 1,
         progress: Progress | None = None,
-    ) -> Iterator[tuple[Any, Analysis | AudiotagError]]:
-        """Each source with its analysis, in order; an unusable source with the error that says why.
+    ) -> Iterator[Analysis]:
+        """Analyse sources, in order; one that cannot be used has its error in `Analysis.error`.
 
-        `window` and `hop` are in samples; a window shorter than the checkpoint's is tiled to it. `layers` None gives
-        score rows, otherwise feature rows. A batch changes scores in the last bits, so batches
-        begin anew every `batch_size` sources: what one holds depends on these alone, and a run over sources that
-        starts at a multiple of `batch_size` repeats the scores of a longer one bit for bit.
+        Parameters
+        ----------
+        window, hop : int
+            In samples at the checkpoint's rate; a window shorter than the checkpoint's is tiled to it.
+        layers : sequence of str, optional
+            The rows are these feature vectors; None: scores.
+        batch_size : int, optional
+            Windows per run. In a runtime that computes a batch at once it changes scores in the last bits; so batches
+            begin anew every `batch_size` sources: a run over sources that starts at a multiple of `batch_size` repeats
+            the scores of a longer one bit for bit.
+        workers : int
+            Background threads that read sources; 1 on a CPU: none, reading takes turns with the network.
+        progress : callable, optional
         """
         rate = self.config.frontend.sample_rate_hz
-        whole = self.config.window_samples
-        shares = hop < window == whole  # frames that windows share are computed once, where sources are read
-        batch_size = batch_size or self.default_batch
+        frames = Frames(self.runtime, self.config, window, hop)
+        batcher = Batcher(batch_size or self.runtime.default_batch)
 
-        def produce(source: Any) -> Iterator[Any]:
-            with open_audio(source, target_rate_hz=rate, sample_rate_hz=sample_rate) as stream:
-                yield _Opened(stream.name, stream.duration_s)
-                if shares:
-                    yield from logmel_windows(stream.blocks(), self.frontend, window_samples=window, hop_samples=hop)
-                else:
-                    yield from cut_windows(stream.blocks(), window, hop)
-                yield _Closed(tuple(stream.warnings))
+        def read(source: Any) -> Iterator[Step]:
+            return read_windows(source, rate_hz=rate, window=window, hop=hop, sample_rate_hz=sample_rate_hz)
 
-        waiting: list[tuple[Analysis, int, int, Any]] = []  # whose, start, stop, samples or log-mel
-
-        def run() -> None:
-            if not waiting:
-                return
-            inputs = [entry[3] for entry in waiting]
-            logmel = torch.stack(inputs) if shares else self.logmel(np.stack(inputs))
-            rows = self.scores(logmel) if layers is None else self.features(logmel, layers)
-            for (analysis, start, stop, _), row in zip(waiting, rows, strict=True):
-                analysis.start_s.append(start / rate)
-                analysis.end_s.append(stop / rate)
-                analysis.rows.append(row)
-                analysis.duration_s = max(analysis.duration_s, stop / rate)
-            waiting.clear()
-
-        finished: deque[tuple[Any, Analysis | AudiotagError]] = deque()
-        current, expected_s = Analysis(), None
-        ended = 0
-        if workers == 1 and self.device.type == "cpu":
-            pieces = in_turn(sources, produce, depth=DECODED_AT_ONCE)
+        if workers == 1 and self.runtime.device == "cpu":
+            pieces = in_turn(sources, read, depth=DECODED_AT_ONCE)
         else:
-            pieces = prefetch(sources, produce, workers=workers, depth=DECODED_AHEAD)
+            pieces = prefetch(sources, read, workers=workers, depth=DECODED_AHEAD)
+
+        current: Analysis | None = None
+        read_whole: deque[Analysis] = deque()
+        ended = 0
         with closing(pieces):
-            for source, value, last in pieces:
-                if isinstance(value, _Opened):
-                    current, expected_s = Analysis(value.name), value.duration_s
-                elif isinstance(value, (Window, LogMelWindow)):
-                    shown = value.logmel if isinstance(value, LogMelWindow) else tile(value.samples, whole)
-                    waiting.append((current, value.start, value.stop, shown))
-                    if len(waiting) >= batch_size:
-                        run()
+            for source, step in pieces:
+                if current is None:
+                    current, prepare = Analysis(source, rate), frames.recording()
+                if isinstance(step, Begun):
+                    current.begin(step)
+                elif isinstance(step, Window):
+                    batcher.add(Waiting(current, step, prepare(step)))
+                    if batcher.full:
+                        self._run(batcher, frames, layers)
                         if progress is not None:
-                            progress(source, current.duration_s, expected_s)
-                elif isinstance(value, _Closed):
-                    current.warnings = value.warnings
-                if last:
-                    failed = isinstance(value, AudiotagError)
-                    finished.append((source, value if failed else current))
-                    if failed:
-                        waiting[:] = [entry for entry in waiting if entry[0] is not current]
-                    current = Analysis()  # a source that cannot be opened has none of its own
-                    ended += 1
-                    if ended % batch_size == 0:
-                        run()
-                while finished and not (waiting and waiting[0][0] is finished[0][1]):
-                    yield finished.popleft()
-        run()
-        yield from finished
+                            progress(source, current.duration_s, current.expected_s)
+                else:
+                    current.ended = step
+                    if step.error is not None:
+                        batcher.forget(current)
+                    read_whole.append(current)
+                    current, ended = None, ended + 1
+                    if ended % batcher.size == 0:
+                        self._run(batcher, frames, layers)
+                while read_whole and not batcher.holds(read_whole[0]):
+                    yield read_whole.popleft()
+        self._run(batcher, frames, layers)
+        yield from read_whole
+
+    def _run(self, batcher: Batcher, frames: Frames, layers: Sequence[str] | None) -> None:
+        """Run the network on what waits."""
+        batch = batcher.take()
+        if not batch:
+            return
+        logmel = frames.join([one.shown for one in batch])
+        rows = self.scores(logmel) if layers is None else self.features(logmel, layers)
+        for one, row in zip(batch, rows, strict=True):
+            one.analysis.add(one.window, row)

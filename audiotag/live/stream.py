@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -12,15 +13,13 @@ from ..audio.arrays import MAX_CHANNELS, check_dtype, check_samples, is_tensor, 
 from ..audio.resample import Resampler
 from ..checks import check_rate, span_samples
 from ..errors import InvalidInputError
-from ..frontend.sliding import LogMelWindow, SlidingLogMel
-from ..frontend.windows import tile
+from ..frontend.windows import Window, WindowCutter, tile
+from ..inference.engine import Engine
+from ..inference.frames import Frames
 from ..labels.label_set import LabelLike, LabelSet
 from ..results.events import ON
 from ..results.tags import Event, Tag, top_tags
 from .tracker import MAX_GAP_S, EventTracker, Onset
-
-if TYPE_CHECKING:
-    from ..tagger import Tagger
 
 BLOCK_SAMPLES = 1 << 16  # bounds the copies made of a long chunk
 S16LE = np.dtype("<i2")
@@ -68,22 +67,22 @@ class Stream:
     Every hop gives one window: the last 10 s (the checkpoint's window), and until so much has come all there is,
     tiled, as `Tagger.predict` does with a short recording. Windows lie where ``predict(hop_s=...)`` puts them and
     score the same within 1e-4, not depending on how the audio was cut. Memory and the cost of a hop stay the same
-    however long the stream; time is counted in samples, so it does not drift.
+    however long the stream; time is counted in samples, so it does not drift. A window is out as soon as the resampler
+    lets go of its last sample, at once at the checkpoint's own rate.
 
-    A window is out as soon as the resampler lets go of its last sample: 20 ms after the sample came at 44.1 kHz,
-    60 ms at 16 kHz, 0.12 s at 8 kHz, at once at the checkpoint's own rate. Scoring it takes 25 ms with a DyMN of width
-    1 and 9 ms with an MN of width 0.4, so a stream with a hop of 1 s costs 2.5 % and 1.0 % of a core (one thread of an
-    AMD EPYC, torch 2.13, 16 kHz in chunks of 0.1 s, resampling included; the median of 60 hops).
-
-    A stream is not for several threads.
+    Threads may share a stream: chunks are taken one after the other.
 
     Parameters
     ----------
-    tagger : Tagger
-    sample_rate : int
-        Of the chunks, in Hz.
+    engine : Engine
+    labels : LabelSet
+        Of the engine's scores.
+    sample_rate : int, optional
+        Of the chunks, in Hz; None: the checkpoint's.
     channels : int
         Of the chunks; they are averaged.
+    window_s : float, optional
+        Length of the windows in seconds; None: the checkpoint's. Shorter ones are tiled to it.
     hop_s : float
         Seconds from window to window, in (0, window].
     on, off, min_duration_s, max_gap_s, include, exclude
@@ -105,10 +104,12 @@ class Stream:
 
     def __init__(
         self,
-        tagger: Tagger,
+        engine: Engine,
+        labels: LabelSet,
         *,
-        sample_rate: int = 16_000,
+        sample_rate: int | None = None,
         channels: int = 1,
+        window_s: float | None = None,
         hop_s: float = 1.0,
         on: float = ON,
         off: float | None = None,
@@ -117,19 +118,22 @@ class Stream:
         include: LabelLike | Iterable[LabelLike] | None = None,
         exclude: LabelLike | Iterable[LabelLike] | None = None,
     ) -> None:
-        self.sample_rate = check_rate(sample_rate, what="sample_rate")
+        self._rate_hz = engine.config.frontend.sample_rate_hz
+        self.sample_rate = self._rate_hz if sample_rate is None else check_rate(sample_rate)
         if isinstance(channels, bool) or not isinstance(channels, int) or not 1 <= channels <= MAX_CHANNELS:
             raise InvalidInputError(f"channels must be a whole number from 1 to {MAX_CHANNELS}, got {channels!r}")
         self.channels = channels
-        self._engine = tagger._engine
-        self._rate_hz = tagger.config.frontend.sample_rate_hz
-        window = tagger.config.window_samples
+        window = engine.config.window_samples
+        if window_s is not None:
+            window = span_samples(window_s, window, self._rate_hz, "window_s")
         hop = span_samples(hop_s, window, self._rate_hz, "hop_s")
-        self.hop_s = hop / self._rate_hz
-        self._labels = tagger.labels
-        self._sliding = SlidingLogMel(self._engine.frontend, window_samples=window, hop_samples=hop)
+        self.window_s, self.hop_s = window / self._rate_hz, hop / self._rate_hz
+        self._engine, self._labels = engine, labels
+        self._cutter = WindowCutter(window, hop)
+        self._frames = Frames(engine.runtime, engine.config, window, hop)
+        self._lock = threading.RLock()
         self._tracker = EventTracker(
-            tagger.labels,
+            labels,
             self._rate_hz,
             on=on,
             off=off,
@@ -153,16 +157,18 @@ class Stream:
 
     def reset(self) -> None:
         """Forget all audio and open events; the next chunk starts a new recording at 0 s."""
-        self._resampler = Resampler(self.sample_rate, self._rate_hz)
-        self._sliding.reset()
-        self._tracker.reset()
-        window, hop = self._sliding.window_samples, self._sliding.hop_samples
-        self._head = np.empty(self._source_samples(window), np.float32)
-        self._next_start_stop = hop + window % hop  # so that the stops of later windows follow on
-        self._n_taken = 0
-        self._stop = 0  # where the latest window ended
-        self._latest: StreamWindow | None = None
-        self._flushed = False
+        with self._lock:
+            self._resampler = Resampler(self.sample_rate, self._rate_hz)
+            self._cutter.reset()
+            self._prepare = self._frames.recording()
+            self._tracker.reset()
+            window, hop = self._cutter.window, self._cutter.hop
+            self._head = np.empty(self._source_samples(window), np.float32)
+            self._next_start_stop = hop + window % hop  # so that the stops of later windows follow on
+            self._n_taken = 0
+            self._stop = 0  # where the latest window ended
+            self._latest: StreamWindow | None = None
+            self._flushed = False
 
     def push(self, chunk: Any) -> list[StreamWindow]:
         """Take the next chunk; the windows it completes, in order, mostly none.
@@ -180,14 +186,15 @@ class Stream:
         InvalidInputError
             Another type, rate or number of channels than the stream's, or the stream was flushed.
         """
-        if self._flushed:
-            raise InvalidInputError("this stream was flushed; call reset() to begin a new one")
         samples = self._samples(chunk)
-        position = self._n_taken
-        for block in _mono_blocks(samples):
-            check_samples(block, position, self.sample_rate, "<stream>")
-            position += len(block)
-        return [window for block in _mono_blocks(samples) for window in self._take(block)]
+        with self._lock:
+            if self._flushed:
+                raise InvalidInputError("this stream was flushed; call reset() to begin a new one")
+            position = self._n_taken
+            for block in _mono_blocks(samples):
+                check_samples(block, position, self.sample_rate, "<stream>")
+                position += len(block)
+            return [window for block in _mono_blocks(samples) for window in self._take(block)]
 
     def flush(self) -> list[StreamWindow]:
         """End the stream: what is left of the audio is scored and open events end.
@@ -196,24 +203,25 @@ class Stream:
         are open, a window of no length at the stream's end, with the latest scores, carries their ends. Harmless to
         repeat.
         """
-        if self._flushed or not self._n_taken:
-            return []
-        self._flushed = True
-        windows = list(self._advance(self._resampler.finish()))
-        last = self._sliding.finish()
-        if last is not None and last.stop > self._stop:
-            windows.append(self._score(last))
-        ended = self._tracker.close()
-        if windows:
-            windows[-1] = replace(windows[-1], ended=windows[-1].ended + ended)
-        elif ended:
-            assert self._latest is not None
-            windows.append(replace(self._latest, start_s=self._latest.end_s, started=(), ended=ended))
-        return windows
+        with self._lock:
+            if self._flushed or not self._n_taken:
+                return []
+            self._flushed = True
+            windows = list(self._advance(self._resampler.finish()))
+            last = self._cutter.finish()
+            if last is not None and last.stop > self._stop:
+                windows.append(self._score(last))
+            ended = self._tracker.close()
+            if windows:
+                windows[-1] = replace(windows[-1], ended=windows[-1].ended + ended)
+            elif ended:
+                assert self._latest is not None
+                windows.append(replace(self._latest, start_s=self._latest.end_s, started=(), ended=ended))
+            return windows
 
     def _take(self, block: np.ndarray) -> Iterator[StreamWindow]:
         """Windows that mono samples complete."""
-        while len(block) and self._next_start_stop < self._sliding.window_samples:
+        while len(block) and self._next_start_stop < self._cutter.window:
             upto = self._source_samples(self._next_start_stop)
             part = block[: upto - self._n_taken]
             block = block[len(part) :]
@@ -229,21 +237,20 @@ class Stream:
         """Samples of the source that `n_samples` at the checkpoint's rate take."""
         return -(-n_samples * self.sample_rate // self._rate_hz)
 
-    def _start_window(self) -> LogMelWindow:
+    def _start_window(self) -> Window:
         """All audio so far, tiled; resampled by itself, so that it is what `predict` makes of a recording this long."""
         stop = self._next_start_stop
-        self._next_start_stop += self._sliding.hop_samples
+        self._next_start_stop += self._cutter.hop
         resampler = Resampler(self.sample_rate, self._rate_hz)
         samples = np.concatenate([resampler.push(self._head[: self._n_taken]), resampler.finish()])[:stop]
-        tiled = tile(samples, self._sliding.window_samples)
-        return LogMelWindow(0, stop, self._engine.logmel(tiled[np.newaxis])[0])
+        return Window(0, stop, tile(samples, self._cutter.window))
 
     def _advance(self, samples: np.ndarray) -> Iterator[StreamWindow]:
-        return map(self._score, self._sliding.push(samples))
+        return map(self._score, self._cutter.push(samples))
 
-    def _score(self, window: LogMelWindow) -> StreamWindow:
+    def _score(self, window: Window) -> StreamWindow:
         # One window at a time, also where a long chunk has several: so its scores do not depend on its company.
-        scores = self._engine.scores(window.logmel[None])[0]
+        scores = self._engine.scores(self._frames.join([self._prepare(window)]))[0]
         scores.flags.writeable = False
         started, ended = self._tracker.update(window.start, window.stop, scores)
         self._stop = window.stop
@@ -265,27 +272,25 @@ class Stream:
                 )
         if isinstance(chunk, (bytes, bytearray, memoryview)):
             return self._from_bytes(chunk)
-        if is_tensor(chunk):
-            if 0 in chunk.shape:
-                chunk = chunk.new_zeros(chunk.shape, device="cpu").numpy()
-            else:
-                chunk, _ = tensor_to_array(chunk, self.sample_rate, self.sample_rate, "chunk")
-        if not isinstance(chunk, np.ndarray):
+        if not (isinstance(chunk, np.ndarray) or is_tensor(chunk)):
             raise InvalidInputError(
                 "a chunk must be a numpy array, a torch tensor, bytes of 16-bit PCM or (array, rate), "
                 f"got {type(chunk).__name__}"
             )
-        check_dtype(chunk.dtype, "chunk")
-        if chunk.ndim == 1 and self.channels == 1:
-            return chunk[np.newaxis]
-        if chunk.ndim != 2 or chunk.shape[0] != self.channels:
+        shape = tuple(chunk.shape)
+        if not (len(shape) == 1 and self.channels == 1) and not (len(shape) == 2 and shape[0] == self.channels):
             wanted = "(samples,) or (1, samples)" if self.channels == 1 else f"({self.channels}, samples)"
-            transposed = chunk.ndim == 2 and chunk.shape[1] == self.channels
+            transposed = len(shape) == 2 and shape[1] == self.channels
             raise InvalidInputError(
                 f"the stream was opened for {self.channels} channel(s), so chunks must have shape {wanted}, "
-                f"got {chunk.shape}" + ("; pass the transpose (chunk.T)" if transposed else "")
+                f"got {shape}" + ("; pass the transpose (chunk.T)" if transposed else "")
             )
-        return chunk
+        if 0 in shape:
+            return np.zeros((self.channels, 0), np.float32)
+        if is_tensor(chunk):
+            chunk, _ = tensor_to_array(chunk, self.sample_rate, self.sample_rate, "chunk")
+        check_dtype(chunk.dtype, "chunk")
+        return chunk.reshape(-1, shape[-1])
 
     def _from_bytes(self, chunk: bytes | bytearray | memoryview) -> np.ndarray:
         frame = S16LE.itemsize * self.channels
