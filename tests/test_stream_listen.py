@@ -85,7 +85,7 @@ def test_events_as_json_lines(monkeypatch, capsys, model, expected, pcm):
 
 
 def test_options_reach_the_stream(monkeypatch, capsys, model, expected, pcm):
-    options = ["--threshold", "0.6", "--off", "0.1", "--max-gap", "0", "--min-duration", "1", "--include", "Animal"]
+    options = ["--on", "0.6", "--off", "0.1", "--max-gap", "0", "--min-duration", "1", "--include", "Animal"]
     code, out, _ = listen(monkeypatch, capsys, model, pcm.tobytes(), "--format", "jsonl", *options, "--exclude", "Dog")
     same = {"on": 0.6, "off": 0.1, "max_gap_s": 0, "min_duration_s": 1, "include": "Animal", "exclude": "Dog"}
     assert (code, records(out)) == (0, expected(pcm, **same))

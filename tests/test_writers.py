@@ -34,7 +34,7 @@ def predicted(source="a.wav", seed=0, windows=12):
 PREDICTIONS = [predicted("a.wav"), predicted('b, "c".wav', 1), predicted("d\udce9\n.wav", 2)]
 ERROR = error_record("e.wav", AudioError("e.wav: no such file,\n look again"))
 TAG_RECORDS = [*(tag_record(p, k=3) for p in PREDICTIONS), ERROR]
-EVENT_RECORDS = [*(event_record(p, threshold=0.6) for p in PREDICTIONS), ERROR]
+EVENT_RECORDS = [*(event_record(p, on=0.6) for p in PREDICTIONS), ERROR]
 RECORDS = {"tags": TAG_RECORDS, "events": EVENT_RECORDS}
 
 
@@ -161,7 +161,7 @@ def test_audacity():
     assert audacity_import(printed("audacity", "events", [record])) == [
         (event["onset_s"], event["offset_s"], " ".join(event["label"].split())) for event in record["events"]
     ]
-    text = printed("audacity", "events", [event_record(predicted(), threshold=0.5)])
+    text = printed("audacity", "events", [event_record(predicted(), on=0.5)])
     assert all(re.fullmatch(r"\d+\.\d{6}\t\d+\.\d{6}\t\S[^\t\r\n]*", line) for line in text.splitlines())
 
 

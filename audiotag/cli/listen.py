@@ -75,7 +75,7 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
     events = parser.add_argument_group("events")
     events.add_argument("--hop", type=float, default=1.0, metavar="S", help="seconds between scores (default: 1)")
     events.add_argument(
-        "--on", "--threshold", type=float, metavar="SCORE", help="score that starts an event (default: 0.3)"
+        "--on", type=float, metavar="SCORE", help="score that starts an event (default: 0.3)"
     )
     events.add_argument("--off", type=float, metavar="SCORE", help="score that keeps it going (default: half of --on)")
     events.add_argument(

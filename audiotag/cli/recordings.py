@@ -88,7 +88,7 @@ examples:
         "text in print and jsonl in a folder; .labels.txt is audacity, .selections.txt raven, .vtt webvtt",
     )
     events.add_argument(
-        "--on", "--threshold", type=float, metavar="SCORE", help="score that an event must reach (default: 0.3)"
+        "--on", type=float, metavar="SCORE", help="score that an event must reach (default: 0.3)"
     )
     events.add_argument("--off", type=float, metavar="SCORE", help="score that it must keep (default: half of --on)")
     for name, about in (
@@ -246,7 +246,7 @@ def run_events(args: argparse.Namespace) -> int:
     from ..results.events import ON
 
     options = {
-        "threshold": ON if args.on is None else args.on,
+        "on": ON if args.on is None else args.on,
         "off": args.off,
         "min_duration_s": args.min_duration,
         "max_gap_s": args.max_gap,
@@ -328,6 +328,7 @@ def _workers(args: argparse.Namespace, tagger: Any) -> int:
 
 
 def run_plot(args: argparse.Namespace) -> int:
+    from ..frontend.overview import logmel_image
     from ..results import plot
 
     if not args.output.lower().endswith(plot.SUFFIXES):
@@ -346,7 +347,7 @@ def run_plot(args: argparse.Namespace) -> int:
         prediction = tagger.predict(source, hop_s=hop_s, window_s=args.window)
         if args.path == STDIN:
             source.seek(0)
-        image = plot.logmel_image(source, duration_s=prediction.duration_s, frontend=frontend)
+        image = logmel_image(source, duration_s=prediction.duration_s, frontend=frontend)
     for warning in prediction.warnings:
         print(f"audiotag: warning: {warning}", file=sys.stderr)
     figure = plot.plot_prediction(

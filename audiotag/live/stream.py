@@ -15,8 +15,8 @@ from ..errors import InvalidInputError
 from ..frontend.sliding import LogMelWindow, SlidingLogMel
 from ..frontend.windows import tile
 from ..labels.label_set import LabelLike, LabelSet
-from ..results.events import ON
-from ..results.tags import Event, Tag, top_tags
+from ..results.events import ON, Event
+from ..results.tags import Tag, top_tags
 from .tracker import MAX_GAP_S, EventTracker, Onset
 
 if TYPE_CHECKING:
