@@ -23,15 +23,18 @@ import pytest
 
 from audiotag.errors import AudioError, InvalidInputError, OutputError
 from audiotag.labels.label_set import LabelSet
+from audiotag.outputs.formats import FORMATS, About
 from audiotag.outputs.records import tag_record
-from audiotag.outputs.writers import find_format, open_writer
+from audiotag.outputs.writers import open_writer
 from audiotag.results.prediction import Prediction
 from audiotag.runs import journal as journal_module
 from audiotag.runs.inputs import common_folder, expand
 from audiotag.runs.journal import Journal
-from audiotag.runs.run import Reporter, Task, to_file, to_folder, to_stream
+from audiotag.runs.progress import Reporter
+from audiotag.runs.run import Task, to_file, to_folder, to_stream
 
 LABELS = LabelSet.from_names(["a", "b, with comma", "c"])
+ABOUT = About("tags", fmax_hz=15_000.0)
 
 
 def predicted(path: str) -> Prediction:
@@ -67,7 +70,7 @@ class Run:
         self.analysed: list[str] = []
 
     def task(self, form_name: str = "jsonl", *, stop_at: int | None = None, stop: Any = None, **changes: Any) -> Task:
-        form = find_format(form_name, "tags")
+        form = FORMATS[form_name]
         self.analysed = []
 
         def analyse(sources: Any, progress: Any) -> Iterator[tuple[str, Any]]:
@@ -82,7 +85,7 @@ class Run:
         values: dict[str, Any] = {
             "analyse": analyse,
             "describe": lambda path, prediction: tag_record(prediction),
-            "opened": lambda place: open_writer(form, "tags", place),
+            "opened": lambda place: open_writer(form, ABOUT, place),
             "suffix": form.suffix,
             "one_input": None,
             "batch_size": 1,
@@ -121,7 +124,7 @@ def test_a_file_is_what_the_writer_writes_of_all_inputs_in_order(run: Run, form:
     assert run.file(run.folder / "out", form) == 1
     order = [item.path for item in expand([str(run.inputs)])]
     assert run.analysed == order
-    with open_writer(find_format(form, "tags"), "tags", run.folder / "expected") as writer:
+    with open_writer(FORMATS[form], ABOUT, run.folder / "expected") as writer:
         for path in order:
             failed = {"source": path, "error": f"{path}: broken", "error_type": "AudioError"}
             writer.write(failed if "bad" in path else tag_record(predicted(path)))
@@ -200,7 +203,7 @@ def test_batches_that_were_begun_are_repeated_whole(run: Run) -> None:
     assert len(run.analysed) == len(NAMES) - 8
 
 
-@pytest.mark.parametrize("at", ["output", "complete.json", "rmtree"])
+@pytest.mark.parametrize("at", ["output", "complete.json", "delete"])
 def test_kills_while_finishing(run: Run, monkeypatch: pytest.MonkeyPatch, at: str) -> None:
     """A kill at each step between the last record and the end leaves what --resume completes."""
     run.file(run.folder / "whole")
@@ -211,12 +214,12 @@ def test_kills_while_finishing(run: Run, monkeypatch: pytest.MonkeyPatch, at: st
             raise KeyboardInterrupt
         real(source, target)
 
-    def rmtree(folder: Any) -> None:
+    def delete(*args: Any) -> None:
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        if at == "rmtree":
-            patch.setattr(journal_module.shutil, "rmtree", rmtree)
+        if at == "delete":
+            patch.setattr(journal_module, "delete_locked", delete)
         else:
             patch.setattr(os, "replace", replace)
         assert run.file(run.folder / "out", resume=True) == 130

@@ -19,7 +19,7 @@ from torch import Tensor
 from ..config import CheckpointConfig, NetworkConfig
 from ..errors import CheckpointError
 from ..files import write_whole
-from ..networks.mobilenet import tap_channels
+from ..networks.table import tap_channels
 from .identify import expected_shapes
 
 ZIP_MAGIC = b"PK\x03\x04"

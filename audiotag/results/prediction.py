@@ -149,8 +149,8 @@ class Prediction:
         """Find when labels occur: onset, offset, peak and mean score, by onset.
 
         Times are multiples of ``hop_s``, so predict with a small one: ``tagger.predict(path, hop_s=1.0)``. Shorter
-        windows (``window_s=3.0``) place onsets better.
-        Windows that overlap are combined per hop step (`audiotag.results.events.hop_scores` says how), then thresholds apply (`audiotag.results.events.find_events`).
+        windows (``window_s=3.0``) place onsets better. Windows that overlap are combined per hop step
+        (`audiotag.results.events.hop_scores` says how), then `audiotag.results.events.find_events` finds the events.
 
         Parameters
         ----------
@@ -175,8 +175,7 @@ class Prediction:
         off_scores = self._per_label(off, "off", on_scores * np.float32(OFF_RATIO))
         for i in np.flatnonzero(off_scores > on_scores)[:1]:
             raise InvalidInputError(
-                f"off must not exceed on; for {self.labels.names[i]!r} they are {off_scores[i]:g} "
-                f"and {on_scores[i]:g}"
+                f"off must not exceed on; for {self.labels.names[i]!r} they are {off_scores[i]:g} and {on_scores[i]:g}"
             )
         # What stays below `on` in every window stays below it in every step.
         indices = indices[(self.window_scores[:, indices] >= on_scores[indices]).any(axis=0)]
