@@ -28,15 +28,17 @@ if TYPE_CHECKING:
     from .live.stream import Stream, StreamWindow
     from .live.tracker import Onset
     from .results.embeddings import WindowEmbeddings
-    from .results.prediction import Event, Prediction, Tag
+    from .results.events import Event
+    from .results.prediction import Prediction
+    from .results.tags import Tag
     from .tagger import Tagger
 
 _HOME = {
     "Tagger": "tagger",
     "WindowEmbeddings": "results.embeddings",
     "Prediction": "results.prediction",
-    "Tag": "results.prediction",
-    "Event": "results.prediction",
+    "Tag": "results.tags",
+    "Event": "results.events",
     "Stream": "live.stream",
     "StreamWindow": "live.stream",
     "Onset": "live.tracker",

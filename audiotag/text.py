@@ -6,14 +6,18 @@ import html
 import itertools
 import unicodedata
 from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
 
-import numpy as np
+if TYPE_CHECKING:
+    import numpy as np
 
 BAR_COLUMNS = 20
 
 
 def shortest(score: np.floating | float) -> float:
     """The shortest decimal that reads back as the same float32: 0.1 rather than 0.10000000149011612."""
+    import numpy as np
+
     return float(str(np.float32(score)))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import io
 import json
@@ -19,9 +20,7 @@ import soundfile
 from audiotag import Tagger
 from audiotag.checkpoints.save import save_checkpoint
 from audiotag.cli import command as cli
-from audiotag.cli import recordings as cli_run
-from audiotag.outputs import embedding_files
-from audiotag.outputs.writers import formats_for
+from audiotag.outputs.formats import FORMATS, About
 
 from .tiny import RATE, sound, tiny_checkpoint
 
@@ -282,7 +281,7 @@ def test_standard_input(
         (["tag", "sub", "--resume"], "--resume needs -o"),
         (["tag", "sub", "--format", "parquet"], "name a file with -o"),
         (["tag", "sub", "--format", "raven"], "invalid choice"),
-        (["tag", "sub", "-o", "out.xyz"], "or add --format"),
+        (["tag", "sub", "-o", "out.xyz"], "or say which with --format"),
         (["tag", "sub", "--top", "0"], "positive number or 'all'"),
         (["tag", "sub", "--threshold", "1.5"], "threshold must be a number in"),
         (["tag", "sub", "--hop", "11"], "hop_s must be"),
@@ -292,7 +291,7 @@ def test_standard_input(
         (["tag", "sub", "--device", "abacus"], "device 'abacus' cannot be used"),
         (["events", "sub", "--on", "0.1", "--off", "0.2"], "off must not exceed"),
         (["events", ".", "-o", "x.vtt"], "holds one recording, got 5"),
-        (["embed", "sub"], "embeddings go to a file ending in"),
+        (["embed", "sub"], "standard output: embeddings go to a file ending in"),
         (["embed", "sub", "--layer", "block15", "-o", "x.npz"], "this network has"),
         (["plot", "a 1.wav", "-o", "x.gif"], "must end in .png"),
     ],
@@ -307,10 +306,12 @@ def test_wrong_use_is_2_says_what_to_do_and_writes_nothing(
     assert sorted(os.listdir()) == before
 
 
-def test_formats_offered_are_those_there_are() -> None:
-    assert set(cli_run.TAG_FORMATS) == set(formats_for("tags"))
-    assert set(cli_run.EVENT_FORMATS) == set(formats_for("events"))
-    assert set(cli_run.EMBEDDING_FORMATS) == set(embedding_files.FORMATS)
+def test_every_format_there_is_can_be_made() -> None:
+    for form in FORMATS.values():
+        for kind in form.kinds:
+            file = open(os.devnull, "wb" if form.binary else "w")  # noqa: SIM115
+            with file, contextlib.closing(form.make(file, About(kind, fmax_hz=15_000.0, features=2))) as writer:
+                writer.write({"source": "a", "error": "none"})
 
 
 def test_a_reader_that_leaves_and_a_device_as_output(model: str, here: Path) -> None:

@@ -13,9 +13,10 @@ pytest.importorskip("matplotlib")
 from audiotag.config import FrontendConfig
 from audiotag.errors import InvalidInputError, OutputError
 from audiotag.frontend.logmel import LogMel
+from audiotag.frontend.overview import logmel_image
 from audiotag.labels.label_set import LabelSet, audioset_labels
 from audiotag.results.events import hop_scores
-from audiotag.results.plot import MAX_COLUMNS, logmel_image, plot_prediction, save_figure
+from audiotag.results.plot import MAX_STEPS, plot_prediction, save_figure
 from audiotag.results.prediction import Prediction
 
 LABELS = audioset_labels()
@@ -107,7 +108,7 @@ def test_time_axes_are_round_on_a_clock(windows, name, first, last):
     shown = [text for text, at in zip(ticks, axes.get_xticks(), strict=True) if 0 <= at <= windows + 9]
     assert axes.get_xlabel() == name and 4 <= len(shown) <= 14 and (shown[0], shown[-1]) == (first, last)
     steps = axes.collections[0].get_array().reshape(2, -1)
-    assert steps.shape[1] <= MAX_COLUMNS
+    assert steps.shape[1] <= MAX_STEPS
     whole = hop_scores(
         axes_scores := predicted(windows, labels).window_scores, np.arange(windows), np.arange(windows) + 10, hop_s=1.0
     )[0]

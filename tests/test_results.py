@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 
 from audiotag.errors import InvalidInputError, MissingDependencyError
 from audiotag.labels.label_set import LabelSet, audioset_labels
-from audiotag.results.prediction import Prediction, Tag
+from audiotag.results.prediction import Prediction
+from audiotag.results.tags import Tag
 
 LABELS = audioset_labels()
 SMALL = LabelSet.from_names(["calm", "storm, thunder", "<b>&", "雷雨"])
@@ -292,11 +293,11 @@ def test_thresholds_by_label():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"threshold": 2}, "threshold must be"),
-        ({"threshold": {"Spech": 0.3}}, "no label is called 'Spech'"),
-        ({"threshold": {"Speech": 3}}, r"threshold\['Speech'\] must be"),
-        ({"threshold": 0.3, "off": 0.5}, "off must not exceed threshold; for 'Speech' they are 0.5 and 0.3"),
-        ({"threshold": {"Dog": 0.1}, "off": 0.2}, "for 'Dog' they are 0.2 and 0.1"),
+        ({"on": 2}, "on must be"),
+        ({"on": {"Spech": 0.3}}, "no label is called 'Spech'"),
+        ({"on": {"Speech": 3}}, r"on\['Speech'\] must be"),
+        ({"on": 0.3, "off": 0.5}, "off must not exceed on; for 'Speech' they are 0.5 and 0.3"),
+        ({"on": {"Dog": 0.1}, "off": 0.2}, "for 'Dog' they are 0.2 and 0.1"),
         ({"max_gap_s": -1}, "max_gap_s"),
         ({"min_duration_s": float("nan")}, "min_duration_s"),
         ({"median_s": float("inf")}, "median_s"),

@@ -15,7 +15,7 @@ import pytest
 from audiotag import Tagger
 from audiotag.checkpoints.save import save_checkpoint
 from audiotag.cli import command as cli
-from audiotag.cli import listen as cli_listen
+from audiotag.cli import live_input
 
 from .tiny import RATE, sound, tiny_checkpoint
 
@@ -85,7 +85,7 @@ def test_events_as_json_lines(monkeypatch, capsys, model, expected, pcm):
 
 
 def test_options_reach_the_stream(monkeypatch, capsys, model, expected, pcm):
-    options = ["--threshold", "0.6", "--off", "0.1", "--max-gap", "0", "--min-duration", "1", "--include", "Animal"]
+    options = ["--on", "0.6", "--off", "0.1", "--max-gap", "0", "--min-duration", "1", "--include", "Animal"]
     code, out, _ = listen(monkeypatch, capsys, model, pcm.tobytes(), "--format", "jsonl", *options, "--exclude", "Dog")
     same = {"on": 0.6, "off": 0.1, "max_gap_s": 0, "min_duration_s": 1, "include": "Animal", "exclude": "Dog"}
     assert (code, records(out)) == (0, expected(pcm, **same))
@@ -310,7 +310,7 @@ def test_a_microphone(monkeypatch, capsys, model, expected, pcm):
 
 @pytest.mark.skipif(os.name == "nt", reason="no such signals")
 def test_sigterm_at_a_microphone(monkeypatch, capsys, model, pcm):
-    told, say = threading.Event(), cli_listen._say
+    told, say = threading.Event(), live_input.tell
 
     def heard(text):
         say(text)
@@ -321,7 +321,7 @@ def test_sigterm_at_a_microphone(monkeypatch, capsys, model, pcm):
         told.wait(60)
         os.kill(os.getpid(), signal.SIGTERM)
 
-    monkeypatch.setattr(cli_listen, "_say", heard)
+    monkeypatch.setattr(live_input, "tell", heard)
     blocks = np.array_split((pcm / np.float32(32_768))[:, None], 44)
     module = fake_sounddevice(blocks, terminate, overflow=True)
     before = signal.getsignal(signal.SIGTERM)

@@ -1,16 +1,18 @@
-"""Commands about checkpoints, labels and this installation: models, fetch, convert, labels, info, completion."""
+"""Commands about checkpoints and their labels: models, fetch, convert, labels."""
 
 from __future__ import annotations
 
 import argparse
 import json
-import sys
 from typing import Any
 
+from .options import add_cache_option, add_text_or_json, add_unverified_option, table
 
-def add_parsers(commands: argparse._SubParsersAction) -> None:
+
+def add_parser(commands: argparse._SubParsersAction) -> None:
+    """Add the commands to the command's parsers."""
     models = commands.add_parser("models", help="list the checkpoints: size, accuracy, licence, where they come from")
-    models.add_argument("--format", choices=("text", "json"), default="text")
+    add_text_or_json(models)
     add_cache_option(models)
     models.set_defaults(run=run_models)
 
@@ -29,46 +31,12 @@ def add_parsers(commands: argparse._SubParsersAction) -> None:
 
     labels = commands.add_parser("labels", help="list or search the labels")
     labels.add_argument("words", nargs="*", metavar="WORDS", help="words that a label's name must contain")
-    labels.add_argument("--format", choices=("text", "json"), default="text")
+    add_text_or_json(labels)
     labels.set_defaults(run=run_labels)
-
-    info = commands.add_parser("info", help="versions, devices and cache, for bug reports")
-    info.add_argument("--format", choices=("text", "json"), default="text")
-    info.set_defaults(run=run_info)
-
-    completion = commands.add_parser(
-        "completion",
-        help="print a shell completion script",
-        description="Print a completion script. bash: audiotag completion bash > "
-        "~/.local/share/bash-completion/completions/audiotag; zsh: write it to a file named _audiotag in your fpath.",
-    )
-    completion.add_argument("shell", choices=("bash", "zsh", "tcsh"))
-    completion.set_defaults(run=run_completion)
-
-
-def add_cache_option(parser: argparse._ActionsContainer) -> None:
-    parser.add_argument("--cache-dir", metavar="DIR", help="where checkpoints are kept (default: the Hub's cache)")
-
-
-def add_unverified_option(parser: argparse._ActionsContainer) -> None:
-    parser.add_argument(
-        "--allow-unverified",
-        action="store_true",
-        help="fetch a file of which no checksum is known; its digest is printed so that you can pin it",
-    )
-
-
-def table(rows: list[list[str]], right: set[int]) -> str:
-    """Rows as aligned columns, two spaces apart; the columns in `right` are flush right."""
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    lines = []
-    for row in rows:
-        cells = [c.rjust(w) if i in right else c.ljust(w) for i, (c, w) in enumerate(zip(row, widths, strict=True))]
-        lines.append("  ".join(cells).rstrip())
-    return "\n".join(lines)
 
 
 def run_models(args: argparse.Namespace) -> int:
+    """Print the checkpoints there are."""
     from ..checkpoints.fetch import status  # no torch: only the manifest and a look into the cache
 
     found = [status(name, cache_dir=args.cache_dir) for name in _manifest().entries]
@@ -108,13 +76,14 @@ def _number(value: float | None, form: str) -> str:
 
 
 def _size(facts: dict[str, Any]) -> str:
-    """Of the file; about four bytes for each parameter where nobody has written it down."""
+    """Say how large the file is; about four bytes for each parameter where nobody has written it down."""
     if facts["size"] is not None:
         return f"{facts['size'] / 1e6:.1f} MB"
     return f"~{4 * facts['parameters'] / 1e6:.{0 if facts['parameters'] > 2e6 else 1}f} MB"
 
 
 def run_fetch(args: argparse.Namespace) -> int:
+    """Download a checkpoint and print where it is."""
     from ..checkpoints.fetch import fetch
 
     print(fetch(args.name, cache_dir=args.cache_dir, allow_unverified=args.allow_unverified))
@@ -122,6 +91,7 @@ def run_fetch(args: argparse.Namespace) -> int:
 
 
 def run_convert(args: argparse.Namespace) -> int:
+    """Write a folder for the Hub and print where it is."""
     from ..checkpoints.save import convert
 
     print(convert(args.source, args.folder, cache_dir=args.cache_dir, allow_unverified=args.allow_unverified))
@@ -129,7 +99,9 @@ def run_convert(args: argparse.Namespace) -> int:
 
 
 def run_labels(args: argparse.Namespace) -> int:
+    """Print the labels that contain the words."""
     from ..labels.label_set import audioset_labels
+    from ..runs.progress import tell
 
     labels = audioset_labels()
     found = labels.find(" ".join(args.words)) if args.words else list(labels)
@@ -151,26 +123,6 @@ def run_labels(args: argparse.Namespace) -> int:
             rows.append([str(label.index), label.mid, label.display_name, parents])
         print(table(rows, right={0}))
     if not found:
-        print(f"audiotag: no label contains {' '.join(args.words)!r}", file=sys.stderr)
+        tell(f"no label contains {' '.join(args.words)!r}")
         return 1
-    return 0
-
-
-def run_info(args: argparse.Namespace) -> int:
-    from .info import installation
-
-    facts = installation()
-    if args.format == "json":
-        print(json.dumps(facts, indent=1))
-    else:
-        print(table([[key, str(value)] for key, value in facts.items()], right=set()))
-    return 0
-
-
-def run_completion(args: argparse.Namespace) -> int:
-    import shtab
-
-    from .command import build_parser
-
-    print(shtab.complete(build_parser(), shell=args.shell))
     return 0

@@ -7,15 +7,19 @@ stderr everything else.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import logging
 import os
 import sys
 from collections.abc import Sequence
+from importlib import import_module
 
 from ..errors import AudiotagError, InvalidInputError
 from ..version import __version__
-from . import checkpoints, listen, recordings
 
+# Modules whose `add_parser` adds their commands, in the order of the help. All are imported to parse anything, so none
+# may import numpy, torch or other people's packages before it runs.
+MODULES = (".recordings", ".listen", ".checkpoints", ".info", "..training.cli")
 EXAMPLES = """\
 examples:
   audiotag tag street.wav                          what is in a recording
@@ -28,7 +32,7 @@ examples:
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """The whole command line; building it imports no torch."""
+    """Build the whole command line."""
     parser = argparse.ArgumentParser(
         prog="audiotag",
         description="Say what is in audio: AudioSet's 527 labels, events and embeddings, by efficient dynamic CNNs.",
@@ -38,38 +42,94 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"audiotag {__version__}")
     parser.add_argument("--debug", action="store_true", help="show the full traceback of an error")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", dest="command", required=True)
-    recordings.add_parsers(commands)
-    listen.add_parser(commands)
-    checkpoints.add_parsers(commands)
-    _add_training(commands)
+    for module in MODULES:
+        import_module(module, __package__).add_parser(commands)
+    completion = commands.add_parser(
+        "completion",
+        help="print a shell completion script",
+        description="Print a completion script. bash: audiotag completion bash > "
+        "~/.local/share/bash-completion/completions/audiotag; zsh: write it to a file named _audiotag in your fpath.",
+    )
+    completion.add_argument("shell", choices=("bash", "zsh", "tcsh"))
+    completion.set_defaults(run=run_completion)
     return parser
 
 
-def _add_training(commands: argparse._SubParsersAction) -> None:
-    from ..training.cli import add_parser
+def run_completion(args: argparse.Namespace) -> int:
+    """Print what makes a shell complete the command."""
+    import shtab
 
-    add_parser(commands)
+    print(shtab.complete(build_parser(), shell=args.shell))
+    return 0
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns its exit code."""
+    _fill_closed_streams()
+    debug = False
     try:
-        args = build_parser().parse_args(argv)
-    except SystemExit as exit_:  # argparse has printed its message
-        return int(exit_.code or 0)
-    logging.basicConfig(level=logging.WARNING, format="audiotag: %(message)s", stream=sys.stderr)
-    try:
-        code = args.run(args)
+        try:
+            args = build_parser().parse_args(argv)
+            debug = args.debug
+            logging.basicConfig(level=logging.WARNING, handlers=[_Told()])
+            code = args.run(args)
+        except SystemExit as exit_:  # argparse has printed its message
+            code = int(exit_.code or 0)
         sys.stdout.flush()
         return code
     except BrokenPipeError:  # the reader, such as head, has what it wanted
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _drop_stdout()
         return 0
     except KeyboardInterrupt:
-        print("audiotag: interrupted", file=sys.stderr)
+        _tell("interrupted")
         return 130
     except AudiotagError as error:
-        if args.debug:
+        if debug:
             raise
-        print(f"audiotag: error: {error}", file=sys.stderr)
+        _tell(f"error: {error}")
         return 2 if isinstance(error, InvalidInputError) else 1
+    except OSError as error:  # every file of ours that fails is an OutputError
+        if debug or error.filename is not None:
+            raise
+        _drop_stdout()
+        _tell(f"error: standard output: cannot be written: {error.strerror or error}")
+        return 1
+
+
+def _tell(message: str) -> None:
+    from ..runs.progress import tell
+
+    tell(message)
+
+
+class _Told(logging.Handler):
+    """What the library logs, told as everything else is."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        _tell(record.getMessage())
+
+
+def _fill_closed_streams() -> None:
+    """Put something in the place of standard streams that are closed, or the next file opened would take it.
+
+    Writing to stdout is then the error that it is for every command; what would go to stderr is lost.
+    """
+    for number, name, mode in ((0, "stdin", "r"), (1, "stdout", "w"), (2, "stderr", "w")):
+        if getattr(sys, name) is not None:
+            continue
+        try:
+            os.fstat(number)
+        except OSError:
+            there = os.open(os.devnull, os.O_WRONLY if number == 2 else os.O_RDONLY)
+            if there != number:
+                os.dup2(there, number)
+                os.close(there)
+        if name != "stdin":  # `session.stdin` says what is wrong with it
+            stream = open(number, mode, encoding="utf-8", errors="backslashreplace", closefd=False)  # noqa: SIM115
+            setattr(sys, name, stream)
+
+
+def _drop_stdout() -> None:
+    """Let what is still to be written to stdout vanish, or the interpreter would complain of it in the end."""
+    with contextlib.suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -1,19 +1,39 @@
-"""Facts about this installation, for bug reports."""
+"""``audiotag info``: facts about this installation, for bug reports."""
 
 from __future__ import annotations
 
-import importlib.metadata
+import argparse
+import json
 import os
 import platform
 import sys
 from typing import Any
 
+from .options import add_text_or_json, table
+
 PACKAGES = ("torch", "torchaudio", "numpy", "soundfile", "soxr", "safetensors", "huggingface_hub", "tqdm")
 EXTRAS = {"media": "av", "parquet": "pyarrow", "plot": "matplotlib", "mic": "sounddevice", "train": "lightning"}
 
 
+def add_parser(commands: argparse._SubParsersAction) -> None:
+    """Add ``info`` to the command's parsers."""
+    info = commands.add_parser("info", help="versions, devices and cache, for bug reports")
+    add_text_or_json(info)
+    info.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Print the facts."""
+    facts = installation()
+    if args.format == "json":
+        print(json.dumps(facts, indent=1))
+    else:
+        print(table([[key, str(value)] for key, value in facts.items()], right=set()))
+    return 0
+
+
 def installation() -> dict[str, Any]:
-    """Versions, devices, threads, cache and extras, as one flat dictionary of names to plain values."""
+    """Gather versions, devices, threads, cache and extras, as one flat dictionary of names to plain values."""
     import huggingface_hub.constants
     import soundfile
     import torch
@@ -43,6 +63,8 @@ def installation() -> dict[str, Any]:
 
 
 def _version(package: str) -> str:
+    import importlib.metadata
+
     try:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:

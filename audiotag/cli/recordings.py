@@ -3,23 +3,20 @@
 from __future__ import annotations
 
 import argparse
+import os
 import shutil
-import sys
 import tempfile
 from contextlib import ExitStack
 from typing import Any
 
 from ..errors import InvalidInputError
+from ..outputs.formats import About, Format, find_format, formats_for
 from ..runs.inputs import STDIN
-from .checkpoints import add_cache_option, add_unverified_option
-from .session import check_use, destination, fingerprint, load_tagger, run, silence, stdin
+from .options import add_hop, add_labels, add_model, add_on_off, add_window, number_or_all
+from .session import Destination, checked_inputs, destination, fingerprint, load_tagger, run, silence, stdin
 
 DEFAULT_TOP = 10
 EVENTS_HOP_S = 1.0
-# Repeated from `writers` and `embedding_files`, which parsing does not import.
-TAG_FORMATS = ("text", "json", "jsonl", "csv", "parquet")
-EVENT_FORMATS = (*TAG_FORMATS, "audacity", "raven", "webvtt")
-EMBEDDING_FORMATS = ("npz", "npy", "parquet", "jsonl")
 GPU_WORKERS = 4  # threads that decode for a GPU; a CPU is busy with the network
 
 INPUTS = """\
@@ -34,7 +31,8 @@ for each input, in folders like theirs; --resume does those that are missing.
 """
 
 
-def add_parsers(commands: argparse._SubParsersAction) -> None:
+def add_parser(commands: argparse._SubParsersAction) -> None:
+    """Add the commands to the command's parsers."""
     tag = _command(
         commands,
         "tag",
@@ -48,18 +46,18 @@ examples:
   find . -name '*.flac' -print0 | audiotag tag --from-file - --format csv > tags.csv
 """,
     )
-    _add_output(tag, TAG_FORMATS, "text in print and jsonl in a folder")
+    _add_output(tag, "tags", "text in print and jsonl in a folder")
     tag.add_argument(
         "--top",
-        type=_top,
+        type=number_or_all,
         metavar="N",
         help=f"at most N labels, or all (default: {DEFAULT_TOP}; all that reach --threshold if that is given)",
     )
     tag.add_argument("--threshold", type=float, metavar="SCORE", help="only labels scoring at least this, 0 to 1")
     add_labels(tag)
     _add_roll_up(tag)
-    _add_window(tag)
-    _add_hop(tag, "one window")
+    add_window(tag)
+    add_hop(tag, "one window")
     tag.add_argument(
         "--aggregate",
         choices=("max", "mean"),
@@ -84,13 +82,10 @@ examples:
     )
     _add_output(
         events,
-        EVENT_FORMATS,
+        "events",
         "text in print and jsonl in a folder; .labels.txt is audacity, .selections.txt raven, .vtt webvtt",
     )
-    events.add_argument(
-        "--on", "--threshold", type=float, metavar="SCORE", help="score that an event must reach (default: 0.3)"
-    )
-    events.add_argument("--off", type=float, metavar="SCORE", help="score that it must keep (default: half of --on)")
+    add_on_off(events, "score that an event must reach", "score that it must keep")
     for name, about in (
         ("--min-duration", "shortest event to report"),
         ("--max-gap", "longest gap to fill between two events of a label"),
@@ -99,8 +94,8 @@ examples:
         events.add_argument(name, type=float, default=0.0, metavar="S", help=f"{about}, in seconds (default: 0)")
     add_labels(events)
     _add_roll_up(events)
-    _add_window(events)
-    _add_hop(events, f"{EVENTS_HOP_S:g}; times are multiples of it")
+    add_window(events)
+    add_hop(events, f"{EVENTS_HOP_S:g}; times are multiples of it")
     add_model(events)
     events.set_defaults(run=run_events)
 
@@ -116,7 +111,7 @@ examples:
   audiotag embed recordings/ -o vectors.parquet --layer mid --per window --hop 1
 """,
     )
-    _add_output(embed, EMBEDDING_FORMATS, "npz in a folder")
+    _add_output(embed, "embeddings", "npz in a folder")
     embed.add_argument(
         "--layer",
         action="append",
@@ -124,7 +119,7 @@ examples:
         help="embedding (default), hidden, stem, block0 to block14, logmel or mid; repeat it to concatenate several",
     )
     embed.add_argument("--per", choices=("clip", "window"), default="clip", help="mean over windows, or each window")
-    _add_hop(embed, "one window, 10 s for most checkpoints")
+    add_hop(embed, "one window, 10 s for most checkpoints")
     add_model(embed)
     embed.set_defaults(run=run_embed)
 
@@ -135,10 +130,10 @@ examples:
     )
     plot.add_argument("path", metavar="PATH", help="the recording, or - for audio on standard input")
     plot.add_argument("-o", "--output", required=True, metavar="FILE", help="picture to write: .png, .svg or .pdf")
-    plot.add_argument("--top", type=_top, default=DEFAULT_TOP, metavar="N", help="rows (default: %(default)s)")
+    plot.add_argument("--top", type=number_or_all, default=DEFAULT_TOP, metavar="N", help="rows (default: %(default)s)")
     add_labels(plot)
-    _add_window(plot)
-    _add_hop(plot, f"{EVENTS_HOP_S:g}")
+    add_window(plot)
+    add_hop(plot, f"{EVENTS_HOP_S:g}")
     add_model(plot)
     plot.set_defaults(run=run_plot)
 
@@ -162,9 +157,9 @@ def _command(
     return parser
 
 
-def _add_output(parser: argparse.ArgumentParser, formats: tuple[str, ...], default: str) -> None:
+def _add_output(parser: argparse.ArgumentParser, kind: str, default: str) -> None:
     parser.add_argument("-o", "--output", metavar="FILE", help="file to write, or a folder for one file per input")
-    parser.add_argument("--format", choices=formats, help=f"default: as FILE ends; {default}")
+    parser.add_argument("--format", choices=formats_for(kind), help=f"default: as FILE ends; {default}")
     parser.add_argument(
         "--resume",
         action="store_true",
@@ -179,61 +174,14 @@ def _add_output(parser: argparse.ArgumentParser, formats: tuple[str, ...], defau
     )
 
 
-def add_labels(parser: argparse.ArgumentParser) -> None:
-    for name, about in (
-        ("--include", "only this label and those under it"),
-        ("--exclude", "not this label, nor those under it"),
-    ):
-        parser.add_argument(
-            name,
-            action="append",
-            metavar="LABEL",
-            help=f"{about}; repeat it for several ('audiotag labels' lists them)",
-        )
-
-
-def _add_hop(parser: argparse.ArgumentParser, default: str) -> None:
-    parser.add_argument("--hop", type=float, metavar="S", help=f"step between windows in seconds (default: {default})")
-
-
-def _add_window(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--window",
-        type=float,
-        metavar="S",
-        help="length of the windows in seconds (default: the checkpoint's, 10 for most); 3 to 5 time events better",
-    )
-
-
 def _add_roll_up(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--roll-up", action="store_true", help="give a label at least the best score of the labels under it"
     )
 
 
-def add_model(parser: argparse.ArgumentParser) -> None:
-    group = parser.add_argument_group("checkpoint")
-    group.add_argument("--model", metavar="NAME", help="a name of 'audiotag models', a file, folder or Hub repository")
-    group.add_argument("--device", help="cpu, cuda, cuda:1, mps ... (default: cuda where there is one, else cpu)")
-    group.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), default="float32")
-    group.add_argument("--batch-size", type=int, metavar="N", help="windows per run of the network; changes speed only")
-    group.add_argument("--revision", help="commit, branch or tag of a Hub repository")
-    add_cache_option(group)
-    group.add_argument("--local-files-only", action="store_true", help="never download")
-    add_unverified_option(group)
-
-
-def _top(text: str) -> int:
-    """A number of labels; 0 stands for all."""
-    if text == "all":
-        return 0
-    number = int(text) if text.isdecimal() else 0
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"must be a positive number or 'all', got {text!r}")
-    return number
-
-
 def run_tag(args: argparse.Namespace) -> int:
+    """Write what is in recordings."""
     from ..outputs.records import tag_record
 
     top = args.top if args.top is not None else DEFAULT_TOP if args.threshold is None else 0
@@ -242,11 +190,12 @@ def run_tag(args: argparse.Namespace) -> int:
 
 
 def run_events(args: argparse.Namespace) -> int:
+    """Write when things happen in recordings."""
     from ..outputs.records import event_record
     from ..results.events import ON
 
     options = {
-        "threshold": ON if args.on is None else args.on,
+        "on": ON if args.on is None else args.on,
         "off": args.off,
         "min_duration_s": args.min_duration,
         "max_gap_s": args.max_gap,
@@ -259,15 +208,12 @@ def run_events(args: argparse.Namespace) -> int:
 def _run_predictions(
     args: argparse.Namespace, kind: str, describe: Any, options: dict[str, Any], *, hop_s: float | None, aggregate: str
 ) -> int:
-    from ..outputs.writers import FORMATS, find_format, open_writer
+    from ..outputs.writers import open_writer
     from ..runs.run import Task
 
     target = destination(args.output)
-    endings = tuple(form.suffix for form in FORMATS.values() if kind in form.kinds)
-    if args.format is None and target.is_file and not str(target.path).lower().endswith(endings):
-        raise InvalidInputError(f"-o {target.path}: must end in {', '.join(endings)}; or add --format")
-    form = find_format("jsonl" if args.format is None and target.is_folder else args.format, kind, target.path)
-    check_use(args, target, binary=form.binary)
+    form = _format(args, kind, target, in_folder="jsonl")
+    inputs = checked_inputs(args, target, binary=form.binary)
     options = {**options, "include": args.include, "exclude": args.exclude}
     tagger = load_tagger(args)
     window_s = tagger.config.window_s if args.window is None else args.window
@@ -280,26 +226,29 @@ def _run_predictions(
     # What is wrong with the options shows here, before anything is written.
     tagger.predict_each([], **analysis, **speed)
     describe(silence(tagger), **options)
+    about = About(kind, fmax_hz=tagger.config.frontend.fmax_hz)
     settings = {"format": form.name, "roll_up": args.roll_up, **analysis, **options}
     task = Task(
         analyse=lambda sources, progress: tagger.predict_each(sources, **analysis, **speed, progress=progress),
         describe=lambda _, prediction: describe(prediction.roll_up() if args.roll_up else prediction, **options),
-        opened=lambda place: open_writer(form, kind, place),
+        opened=lambda place: open_writer(form, about, place),
         suffix=form.suffix,
         one_input=form.name if form.one_recording else None,
         batch_size=speed["batch_size"],
         fingerprint=fingerprint(args, tagger, settings, speed["batch_size"]),
     )
-    return run(args, task, target, text=form.name == "text")
+    return run(args, inputs, task, target, text=form.name == "text")
 
 
 def run_embed(args: argparse.Namespace) -> int:
-    from ..outputs import embedding_files as files
+    """Write feature vectors of recordings."""
+    from ..outputs.records import embedding_record
+    from ..outputs.writers import open_writer
     from ..runs.run import Task
 
     target = destination(args.output)
-    name = files.find_format("npz" if args.format is None and target.is_folder else args.format, target.path)
-    check_use(args, target, binary=name != "jsonl")
+    form = _format(args, "embeddings", target, in_folder="npz")
+    inputs = checked_inputs(args, target, binary=form.binary)
     tagger = load_tagger(args)
     layers = args.layer or ["embedding"]
     analysis: dict[str, Any] = {
@@ -309,16 +258,23 @@ def run_embed(args: argparse.Namespace) -> int:
     speed: dict[str, Any] = {"batch_size": args.batch_size or tagger.batch_size, "workers": _workers(args, tagger)}
     tagger.embed_each([], **analysis, **speed)
     features = sum(tagger.layers[layer] for layer in layers)
+    about = About("embeddings", fmax_hz=tagger.config.frontend.fmax_hz, features=features, per=args.per)
     task = Task(
         analyse=lambda sources, progress: tagger.embed_each(sources, **analysis, **speed, progress=progress),
-        describe=lambda source, found: files.embedding_record(source, found, per=args.per),
-        opened=lambda place: files.open_writer(name, place, features, args.per),
-        suffix=f".{name}",
-        one_input="npy with --per window" if name == "npy" and args.per == "window" else None,
+        describe=lambda source, found: embedding_record(source, found, per=args.per),
+        opened=lambda place: open_writer(form, about, place),
+        suffix=form.suffix,
+        one_input="npy with --per window" if form.name == "npy" and args.per == "window" else None,
         batch_size=speed["batch_size"],
-        fingerprint=fingerprint(args, tagger, {"format": name, "per": args.per, **analysis}, speed["batch_size"]),
+        fingerprint=fingerprint(args, tagger, {"format": form.name, "per": args.per, **analysis}, speed["batch_size"]),
     )
-    return run(args, task, target, text=False)
+    return run(args, inputs, task, target, text=False)
+
+
+def _format(args: argparse.Namespace, kind: str, target: Destination, *, in_folder: str) -> Format:
+    """Find the format that the options say; `in_folder` where they say a folder only."""
+    name = in_folder if args.format is None and target.is_folder else args.format
+    return find_format(kind, name, target.path if target.is_file else None)
 
 
 def _workers(args: argparse.Namespace, tagger: Any) -> int:
@@ -328,10 +284,15 @@ def _workers(args: argparse.Namespace, tagger: Any) -> int:
 
 
 def run_plot(args: argparse.Namespace) -> int:
+    """Draw a recording."""
+    from ..frontend.overview import logmel_image
     from ..results import plot
+    from ..runs.progress import tell
 
     if not args.output.lower().endswith(plot.SUFFIXES):
         raise InvalidInputError(f"-o {args.output}: a picture's name must end in {', '.join(plot.SUFFIXES)}")
+    if os.path.exists(args.path) and os.path.exists(args.output) and os.path.samefile(args.path, args.output):
+        raise InvalidInputError(f"-o {args.output}: is the input and would be overwritten; name another file")
     tagger = load_tagger(args)
     labels = {"include": args.include, "exclude": args.exclude}
     tagger.labels.select(**labels)
@@ -346,9 +307,9 @@ def run_plot(args: argparse.Namespace) -> int:
         prediction = tagger.predict(source, hop_s=hop_s, window_s=args.window)
         if args.path == STDIN:
             source.seek(0)
-        image = plot.logmel_image(source, duration_s=prediction.duration_s, frontend=frontend)
+        image = logmel_image(source, duration_s=prediction.duration_s, frontend=frontend)
     for warning in prediction.warnings:
-        print(f"audiotag: warning: {warning}", file=sys.stderr)
+        tell(f"warning: {warning}")
     figure = plot.plot_prediction(
         prediction, logmel=image, frontend=frontend, k=args.top or len(tagger.labels), **labels
     )

@@ -11,14 +11,14 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import closing, nullcontext, suppress
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
-from ..errors import InvalidInputError
-from ..runs.inputs import STDIN, common_folder, expand, read_list
+from ..errors import InvalidInputError, OutputError
+from ..runs.inputs import STDIN, Input, common_folder, expand, read_list
 
 if TYPE_CHECKING:
     from ..runs.run import Task
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 def load_tagger(args: argparse.Namespace) -> Tagger:
-    """The tagger that the options of the group "checkpoint" say."""
+    """Make the tagger that the options of the group "checkpoint" say."""
     from ..tagger import Tagger
 
     return Tagger.from_pretrained(
@@ -50,7 +50,7 @@ class Destination:
 
 
 def destination(output: str | None) -> Destination:
-    """What ``-o`` means: a folder if it is one, ends in a slash, or is new and has no ending."""
+    """Read what ``-o`` means: a folder if it is one, ends in a slash, or is new and has no ending."""
     if output is None or output == STDIN:
         return Destination(None)
     path = Path(output)
@@ -59,87 +59,144 @@ def destination(output: str | None) -> Destination:
     return Destination(path, is_file=path.is_file() or not path.exists())
 
 
-def check_use(args: argparse.Namespace, target: Destination, *, binary: bool) -> None:
-    """Refuse options that do not go together.
+class Inputs:
+    """What the options name to work on; the list of ``--from-file`` is copied, so that it can be read twice.
 
     Raises
     ------
     InvalidInputError
-        Says which, and what to do.
+        Nothing is named, or a stream that cannot be read, or two things of standard input.
     """
+
+    def __init__(self, args: argparse.Namespace) -> None:
+        self.paths: list[str] = args.paths
+        self.list_name: str | None = args.from_file
+        if not self.paths and self.list_name is None:
+            raise InvalidInputError("nothing to do: name files or folders, or a list of them with --from-file")
+        if STDIN in self.paths and self.list_name == STDIN:
+            raise InvalidInputError("standard input is either audio (-) or the list (--from-file -), not both")
+        if STDIN in self.paths:
+            stdin()
+        self._list: IO[bytes] | None = None
+        if self.list_name is not None:
+            self._list = tempfile.TemporaryFile()  # noqa: SIM115  # closed by `close`
+            try:
+                with open(self.list_name, "rb") if self.list_name != STDIN else nullcontext(stdin()) as given:
+                    shutil.copyfileobj(given, self._list)
+            except OSError as error:
+                raise InvalidInputError(
+                    f"--from-file {self.list_name}: cannot be read: {error.strerror or error}"
+                ) from error
+
+    def _listed(self) -> Iterator[str]:
+        if self._list is not None:
+            self._list.seek(0)
+            yield from read_list(self._list, str(self.list_name))
+
+    def __iter__(self) -> Iterator[Input]:
+        return expand(self.paths, self._listed())
+
+    def folder(self) -> str:
+        """Return the folder that an output tree mirrors."""
+        return common_folder(chain(self.paths, self._listed()))
+
+    def refuse_output(self, output: Path) -> None:
+        """Refuse to replace what is read.
+
+        Raises
+        ------
+        InvalidInputError
+            `output` is an input, the list, or what standard input comes from.
+        """
+        if not output.exists():
+            return
+        if STDIN in (*self.paths, self.list_name):
+            with suppress(OSError, ValueError):  # one that is no file
+                if os.path.samestat(os.fstat(stdin().fileno()), output.stat()):
+                    raise _read_too(output, "standard input")
+        if self.list_name not in (None, STDIN) and os.path.samefile(str(self.list_name), output):
+            raise _read_too(output, f"the list --from-file {self.list_name}")
+        for item in self:
+            with suppress(OSError, ValueError):  # one that is not there
+                if item.path != STDIN and os.path.samefile(item.path, output):
+                    raise _read_too(output, f"the input {item.path}")
+
+    def close(self) -> None:
+        """Let go of the list."""
+        if self._list is not None:
+            self._list.close()
+
+
+def _read_too(output: Path, what: str) -> InvalidInputError:
+    return InvalidInputError(f"-o {output}: is {what} and would be overwritten; name another file")
+
+
+def checked_inputs(args: argparse.Namespace, target: Destination, *, binary: bool) -> Inputs:
+    """Take the inputs that the options name, before anything of them is opened.
+
+    Raises
+    ------
+    InvalidInputError
+        Options that do not go together, or the output is an input; says what to do.
+    """
+    inputs = Inputs(args)
     stream = not (target.is_file or target.is_folder)
-    if not args.paths and args.from_file is None:
-        raise InvalidInputError("nothing to do: name files or folders, or a list of them with --from-file")
-    if args.from_file == STDIN and STDIN in args.paths:
-        raise InvalidInputError("standard input is either audio (-) or the list (--from-file -), not both")
     if stream and args.resume:
         raise InvalidInputError("--resume needs -o FILE or -o FOLDER, for what is printed cannot be gone on with")
     if stream and binary:
         raise InvalidInputError("this format is binary; name a file with -o")
-    if STDIN in args.paths:
-        stdin()
+    if target.is_file and target.path is not None:
+        inputs.refuse_output(target.path)
+    return inputs
 
 
-def run(args: argparse.Namespace, task: Task, target: Destination, *, text: bool) -> int:
-    """Work through the inputs that the options name; returns the exit code. `text` is for people, not for machines."""
-    from ..runs.run import Reporter, to_file, to_folder, to_stream
+def run(args: argparse.Namespace, inputs: Inputs, task: Task, target: Destination, *, text: bool) -> int:
+    """Work through the inputs; returns the exit code. `text` is for people, not for machines."""
+    from ..runs.progress import Reporter
+    from ..runs.run import to_file, to_folder, to_stream
 
     reporter = Reporter(quiet=args.quiet)
-    with ExitStack() as stack:
-        listed = _list_file(args.from_file, stack) if args.from_file is not None else None
-
-        def entries() -> Iterator[str]:
-            if listed is not None:
-                listed.seek(0)
-                yield from read_list(listed, args.from_file)
-
-        inputs = expand(args.paths, entries())
+    with closing(inputs):
         if target.path is None:
             return to_stream(task, inputs, stdout(text=text), None, reporter)
-        if not (target.is_file or target.is_folder):
-            stream = stack.enter_context(open(target.path, "w", encoding="utf-8", newline=""))
-            return to_stream(task, inputs, stream, str(target.path), reporter)
         if target.is_folder:
-            root = common_folder(chain(args.paths, entries()))
-            return to_folder(task, inputs, root, target.path, reporter, resume=args.resume)
-        asked = {"paths": args.paths, "from_file": args.from_file, "in": os.getcwd()}
-        return to_file(task, inputs, asked, target.path, reporter, resume=args.resume)
-
-
-def _list_file(name: str, stack: ExitStack) -> IO[bytes]:
-    """The list, so that it can be read twice."""
-    if name == STDIN:
-        copy: IO[bytes] = stack.enter_context(tempfile.TemporaryFile())  # noqa: SIM115
-        shutil.copyfileobj(sys.stdin.buffer, copy)
-        return copy
-    try:
-        return stack.enter_context(open(name, "rb"))
-    except OSError as error:
-        raise InvalidInputError(f"--from-file {name}: cannot be read: {error.strerror or error}") from error
+            return to_folder(task, inputs, inputs.folder(), target.path, reporter, resume=args.resume)
+        if target.is_file:
+            asked = {"paths": args.paths, "from_file": args.from_file, "in": os.getcwd()}
+            return to_file(task, inputs, asked, target.path, reporter, resume=args.resume)
+        try:
+            with open(target.path, "w", encoding="utf-8", newline="") as stream:
+                return to_stream(task, inputs, stream, str(target.path), reporter)
+        except BrokenPipeError:
+            raise
+        except OSError as error:
+            raise OutputError(f"{target.path}: cannot be written: {error.strerror or error}") from error
 
 
 def stdin() -> IO[bytes]:
-    """Standard input as bytes.
+    """Return standard input as bytes.
 
     Raises
     ------
     InvalidInputError
-        Somebody would have to type them.
+        It is closed, or somebody would have to type them.
     """
-    if sys.stdin is None or sys.stdin.isatty():
+    if sys.stdin is None:
+        raise InvalidInputError("standard input is closed; pipe something into it, or name a file")
+    if sys.stdin.isatty():
         raise InvalidInputError("-: standard input is a terminal; pipe the contents of an audio file into it")
     return sys.stdin.buffer
 
 
 def stdout(*, text: bool) -> IO[str]:
-    """Standard output; UTF-8 and its own line ends for what machines read."""
+    """Return standard output; UTF-8 and its own line ends for what machines read."""
     if not text and isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(encoding="utf-8", newline="")
     return sys.stdout
 
 
 def fingerprint(args: argparse.Namespace, tagger: Tagger, options: dict[str, Any], batch_size: int) -> dict[str, Any]:
-    """Everything that decides what is written about an input, to the last bit."""
+    """Gather everything that decides what is written about an input, to the last bit."""
     from ..runs.journal import FORMAT_VERSION
 
     return {
@@ -154,7 +211,7 @@ def fingerprint(args: argparse.Namespace, tagger: Tagger, options: dict[str, Any
 
 
 def _digest(tagger: Tagger) -> str:
-    """Of the weights themselves, wherever they came from and however they were stored."""
+    """Digest the weights themselves, wherever they came from and however they were stored."""
     import torch
 
     digest = hashlib.sha256(json.dumps(tagger.config.to_dict(), sort_keys=True).encode())
@@ -165,7 +222,7 @@ def _digest(tagger: Tagger) -> str:
 
 
 def silence(tagger: Tagger) -> Any:
-    """A prediction in which nothing is heard, to try options on."""
+    """Make a prediction in which nothing is heard, to try options on."""
     import numpy as np
 
     from ..results.prediction import Prediction

@@ -17,8 +17,8 @@ from ..frontend.windows import Window, WindowCutter, tile
 from ..inference.engine import Engine
 from ..inference.frames import Frames
 from ..labels.label_set import LabelLike, LabelSet
-from ..results.events import ON
-from ..results.tags import Event, Tag, top_tags
+from ..results.events import ON, Event
+from ..results.tags import Tag, top_tags
 from .tracker import MAX_GAP_S, EventTracker, Onset
 
 BLOCK_SAMPLES = 1 << 16  # bounds the copies made of a long chunk

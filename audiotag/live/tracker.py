@@ -11,8 +11,7 @@ import numpy as np
 from ..checks import checked_seconds, checked_threshold
 from ..errors import InvalidInputError
 from ..labels.label_set import LabelLike, LabelSet
-from ..results.events import OFF_RATIO, ON
-from ..results.tags import Event
+from ..results.events import OFF_RATIO, ON, Event
 from ..text import shortest
 
 MAX_GAP_S = 2.0

@@ -1,9 +1,9 @@
-"""From window scores to events: pure functions on arrays, which know neither labels nor audio."""
+"""Events: what one is, and the pure functions on arrays that find them in window scores."""
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -13,8 +13,28 @@ from ..errors import InvalidInputError
 
 COMBINE = ("geometric", "mean", "max")
 FLOOR = 1e-6  # keeps one score of exactly 0 from deciding a geometric mean alone
-# Defaults of `Prediction.events`, chosen by the measurement that `hop_scores` reports.
+# Defaults of `Prediction.events`, chosen by measurement (README, Events).
 ON, OFF_RATIO = 0.3, 0.5
+
+
+@dataclass(frozen=True)
+class Event:
+    """A label between an onset and an offset, in seconds of the recording.
+
+    ``peak`` and ``mean`` are the highest and the average score in between, in [0, 1].
+    """
+
+    label: str
+    onset_s: float
+    offset_s: float
+    peak: float
+    mean: float
+    index: int
+    mid: str
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return a plain JSON-ready dictionary."""
+        return asdict(self)
 
 
 @dataclass(frozen=True)
@@ -36,26 +56,13 @@ def hop_scores(
     hop_s: float,
     combine: str = "geometric",
 ) -> tuple[np.ndarray, np.ndarray]:
-    """One row of scores per hop step, out of the windows that share the step.
+    """Combine the scores of overlapping windows into one row of scores per hop step.
 
     The recording is cut into steps of ``hop_s`` from 0, the last one shorter if need be. A window belongs to a step
     if it covers the step's middle, and the scores of a step's windows are combined.
 
     The geometric mean is the default because a window says that something occurs somewhere in it: one window that
-    covers the step and does not hear the sound says more than one that hears it. Measured with ``mn04_as`` on 45
-    scenes of 90 s with 278 real sounds of 0.7 to 20 s at known times over silence, pink noise or ambience (windows
-    of 10 s every 1 s, on 0.3, off 0.15; other scenes had served to choose these):
-
-    =========  ============================  =====================  =======================
-    combine    F1 of the time labelled       median error of onset  false events per minute
-    =========  ============================  =====================  =======================
-    geometric  0.56                          2.1 s                  0.4
-    mean       0.48 (0.52 with off = 0.3)    5.8 s (3.7 s)          0.5
-    max        0.44 (0.47 with off = 0.3)    7.8 s (7.2 s)          1.1
-    =========  ============================  =====================  =======================
-
-    What remains is the window's length. Shorter windows, tiled to 10 s for the network, on the same scenes: 5 s gave
-    0.65, 0.8 s and 0.6 false events per minute; 3 s gave 0.61, 0.5 s and 0.7.
+    covers the step and does not hear the sound says more than one that hears it. README tells what was measured.
 
     Parameters
     ----------
@@ -113,7 +120,7 @@ def hop_scores(
 
 
 def smooth(scores: np.ndarray, steps: int) -> np.ndarray:
-    """Running median over an odd number of steps; the first and last scores are repeated beyond the ends.
+    """Smooth scores by a running median; the first and last scores are repeated beyond the ends.
 
     Parameters
     ----------
@@ -137,7 +144,7 @@ def find_events(
     max_gap_s: float = 0.0,
     median_s: float = 0.0,
 ) -> list[Span]:
-    """Stretches where a label's score is up: it must reach ``on`` somewhere, and lasts while it is at least ``off``.
+    """Find the stretches where a label's score reaches ``on`` somewhere and is at least ``off`` throughout.
 
     In this order: running median, thresholds, gaps of at most ``max_gap_s`` between two events of a label filled,
     events shorter than ``min_duration_s`` dropped.
@@ -215,7 +222,7 @@ def find_events(
 
 
 def _runs(mask: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Row, first and one-past-last column of every run of True in each row, row by row."""
+    """Return row, first and one-past-last column of every run of True, row by row."""
     padded = np.pad(mask, ((0, 0), (1, 1)))
     row, first = np.nonzero(padded[:, 1:] & ~padded[:, :-1])
     _, last = np.nonzero(~padded[:, 1:] & padded[:, :-1])
@@ -223,7 +230,7 @@ def _runs(mask: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 
 def _thresholds(value: Any, argument: str, n_labels: int) -> np.ndarray:
-    """One float32 threshold per label."""
+    """Return one float32 threshold per label."""
     try:
         array = np.asarray(value, np.float32)
     except (TypeError, ValueError):

@@ -8,7 +8,7 @@ from __future__ import annotations
 import io
 import os
 from collections.abc import Iterable
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -19,7 +19,9 @@ from ..files import whole_file
 from ..labels.label_set import LabelLike
 from ..text import clock, columns, fit, printable
 from .events import hop_scores
-from .prediction import Prediction
+
+if TYPE_CHECKING:
+    from .prediction import Prediction
 
 try:
     from matplotlib.axes import Axes
@@ -30,7 +32,7 @@ except ImportError as error:
 
 SUFFIXES = (".png", ".svg", ".pdf")
 WIDTH_IN, ROW_IN, LOGMEL_IN, MARGIN_IN = 10.0, 0.27, 2.0, 1.0
-MAX_COLUMNS = 1500  # more than a picture has room for
+MAX_STEPS = 1500  # more than a picture has room for
 MAX_NAME = 32
 DPI = 120
 FREQUENCY_TICKS_HZ = (250, 500, 1000, 2000, 4000, 8000, 16000)
@@ -89,7 +91,7 @@ def plot_prediction(
     Parameters
     ----------
     logmel : numpy.ndarray, (mels, columns), optional
-        Log-mel of the whole recording, evenly spaced in time, as `logmel_image` makes it.
+        Log-mel of the whole recording, evenly spaced in time, as `audiotag.frontend.overview.logmel_image` makes it.
     frontend : FrontendConfig, optional
         The frontend it was made with, for the frequency axis; the usual one if None.
     k : int
@@ -164,66 +166,6 @@ def save_figure(figure: Figure, path: str | os.PathLike) -> None:
         figure.savefig(file, format=suffix[1:], dpi=DPI)
 
 
-def logmel_image(
-    source: Any,
-    *,
-    duration_s: float,
-    frontend: FrontendConfig | None = None,
-    sample_rate_hz: int | None = None,
-    max_columns: int = MAX_COLUMNS,
-) -> np.ndarray:
-    """Log-mel of a whole recording, frames averaged into at most ``max_columns`` columns.
-
-    Reads the recording in blocks, so memory does not grow with its length.
-
-    Parameters
-    ----------
-    source, sample_rate_hz
-        As for `audiotag.audio.recording.open_audio`.
-    duration_s : float
-        Length in seconds, as a `Prediction` of the recording says.
-
-    Returns
-    -------
-    numpy.ndarray, float32, (mels, columns)
-    """
-    import torch
-
-    from ..audio.recording import open_audio
-    from ..frontend.logmel import LogMel, min_samples
-
-    config = frontend or FrontendConfig()
-    transform = LogMel(config)
-    # Blocks are whole numbers of frames, with what the first frame of the next needs left over from the last. Frames
-    # at the seams see reflected samples: too little to be seen in a picture.
-    block = config.hop_samples * 3000
-    frames = max(1, round(duration_s * config.sample_rate_hz / config.hop_samples))
-    n_columns = min(frames, max_columns)
-    sums, counts, seen = np.zeros((config.n_mels, n_columns)), np.zeros(n_columns), 0
-
-    def add(samples: np.ndarray) -> None:
-        nonlocal seen
-        samples = np.pad(samples, (0, max(0, min_samples(config) - len(samples))))
-        with torch.inference_mode():
-            image = transform(torch.from_numpy(samples)[None])[0, 0].double().numpy()
-        where = np.minimum((seen + np.arange(image.shape[1])) * n_columns // frames, n_columns - 1)
-        firsts = np.flatnonzero(np.diff(where, prepend=-1))
-        sums[:, where[firsts]] += np.add.reduceat(image, firsts, axis=1)
-        counts[where[firsts]] += np.diff(firsts, append=len(where))
-        seen += image.shape[1]
-
-    held = np.empty(0, np.float32)
-    with open_audio(source, target_rate_hz=config.sample_rate_hz, sample_rate_hz=sample_rate_hz) as stream:
-        for samples in stream.blocks():
-            held = np.concatenate([held, samples])
-            while len(held) >= block:
-                add(held[:block])
-                held = held[block:]
-    if len(held) or not seen:
-        add(held)
-    return (sums / np.maximum(counts, 1)).astype(np.float32)
-
-
 def _draw_logmel(axes: Axes, image: np.ndarray, duration_s: float, config: FrontendConfig) -> None:
     if image.ndim != 2 or image.shape[0] != config.n_mels or not image.shape[1]:
         raise InvalidInputError(f"logmel must have shape ({config.n_mels}, columns), got {image.shape}")
@@ -251,7 +193,7 @@ def _draw_heat(figure: Figure, axes: Axes, prediction: Prediction, indices: list
         prediction.window_end_s,
         hop_s=prediction.hop_s,
     )
-    step = -(-len(scores) // MAX_COLUMNS)
+    step = -(-len(scores) // MAX_STEPS)
     if step > 1:
         # The maximum, so that a short event in a long recording stays visible.
         firsts = np.arange(0, len(scores), step)

@@ -12,15 +12,13 @@ from ..checks import checked_threshold
 from ..errors import InvalidInputError, MissingDependencyError
 from ..labels.label_set import LabelLike, LabelSet
 from ..text import html_table, printable, shortest, text_table
-from .events import OFF_RATIO, ON, find_events, hop_scores
-from .tags import Event, Tag, top_tags
+from .events import OFF_RATIO, ON, Event, find_events, hop_scores
+from .tags import Tag, top_tags
 
 if TYPE_CHECKING:
     import pandas
 
     from .plot import Picture
-
-__all__ = ["Event", "Prediction", "Tag"]
 
 SHOWN_TAGS = 5
 
@@ -110,7 +108,7 @@ class Prediction:
         include: LabelLike | Iterable[LabelLike] | None = None,
         exclude: LabelLike | Iterable[LabelLike] | None = None,
     ) -> list[Tag]:
-        """The clip's best labels, highest score first; equal scores in the order of the labels.
+        """Return the clip's best labels, highest score first; equal scores in the order of the labels.
 
         Parameters
         ----------
@@ -129,7 +127,7 @@ class Prediction:
         return top_tags(self.scores, self.labels, k=k, threshold=threshold, include=include, exclude=exclude)
 
     def roll_up(self) -> Prediction:
-        """The same prediction with every label scoring at least as high as the labels under it."""
+        """Return the prediction with every label scoring at least as high as the labels under it."""
         return replace(
             self, scores=self.labels.roll_up(self.scores), window_scores=self.labels.roll_up(self.window_scores)
         )
@@ -138,7 +136,7 @@ class Prediction:
 
     def events(
         self,
-        threshold: float | Mapping[Any, float] = ON,
+        on: float | Mapping[Any, float] = ON,
         *,
         off: float | Mapping[Any, float] | None = None,
         include: LabelLike | Iterable[LabelLike] | None = None,
@@ -148,41 +146,38 @@ class Prediction:
         median_s: float = 0.0,
         combine: str = "geometric",
     ) -> list[Event]:
-        """When labels occur: onset, offset, peak and mean score, by onset.
+        """Find when labels occur: onset, offset, peak and mean score, by onset.
 
         Times are multiples of ``hop_s``, so predict with a small one: ``tagger.predict(path, hop_s=1.0)``. Shorter
-        windows (``window_s=3.0``) place onsets better.
-        Windows that overlap are combined per hop step (`audiotag.results.events.hop_scores` says how and what was
-        measured), then thresholds apply (`audiotag.results.events.find_events`).
+        windows (``window_s=3.0``) place onsets better. Windows that overlap are combined per hop step
+        (`audiotag.results.events.hop_scores` says how), then `audiotag.results.events.find_events` finds the events.
 
         Parameters
         ----------
-        threshold : float or mapping
+        on : float or mapping
             Score in [0, 1] that an event must reach. A mapping gives thresholds by label, or by category for
             everything under it; the narrowest name counts, and labels it does not name have the default.
         off : float or mapping, optional
-            Score that the event must keep, at most the threshold; half of it if None.
+            Score that the event must keep, at most ``on``; half of it if None.
         include, exclude : names, mids, indices or Labels, optional
             Which labels to report, see `LabelSet.select`.
         min_duration_s, max_gap_s, median_s : float
-            Shortest event to report, longest gap to fill, length of a running median, in seconds. On the scenes of
-            the measurement a median lost more than it gained and gaps made no difference, hence 0.
+            Shortest event to report, longest gap to fill, length of a running median, in seconds.
         combine : {"geometric", "mean", "max"}
 
         Raises
         ------
         InvalidInputError
-            A threshold outside [0, 1] or below ``off``, a negative time, an unknown name.
+            ``on`` or ``off`` outside [0, 1], ``off`` above ``on``, a negative time, an unknown name.
         """
         indices = self.labels.select(include, exclude)
-        on_scores = self._per_label(threshold, "threshold", np.full(len(self.labels), ON, np.float32))
+        on_scores = self._per_label(on, "on", np.full(len(self.labels), ON, np.float32))
         off_scores = self._per_label(off, "off", on_scores * np.float32(OFF_RATIO))
         for i in np.flatnonzero(off_scores > on_scores)[:1]:
             raise InvalidInputError(
-                f"off must not exceed threshold; for {self.labels.names[i]!r} they are {off_scores[i]:g} "
-                f"and {on_scores[i]:g}"
+                f"off must not exceed on; for {self.labels.names[i]!r} they are {off_scores[i]:g} and {on_scores[i]:g}"
             )
-        # What stays below its threshold in every window stays below it in every step.
+        # What stays below `on` in every window stays below it in every step.
         indices = indices[(self.window_scores[:, indices] >= on_scores[indices]).any(axis=0)]
         scores, edges_s = hop_scores(
             self.window_scores[:, indices], self.window_start_s, self.window_end_s, hop_s=self.hop_s, combine=combine
@@ -213,7 +208,7 @@ class Prediction:
         return found
 
     def _per_label(self, value: Any, argument: str, default: np.ndarray) -> np.ndarray:
-        """One threshold per label from a number, a mapping, or None."""
+        """Return one threshold per label from a number, a mapping, or None."""
         if value is None:
             return default
         if not isinstance(value, Mapping):
@@ -227,7 +222,7 @@ class Prediction:
     # -- to other forms ------------------------------------------------------------------------------------
 
     def describe(self) -> dict[str, Any]:
-        """All but the scores: source, duration, checkpoint, windows, warnings; plain, JSON-ready."""
+        """Return all but the scores: source, duration, checkpoint, windows, warnings; plain, JSON-ready."""
         return {
             "source": printable(self.source),
             "duration_s": float(self.duration_s),
@@ -247,7 +242,7 @@ class Prediction:
         exclude: LabelLike | Iterable[LabelLike] | None = None,
         windows: bool = False,
     ) -> dict[str, Any]:
-        """Plain dictionary that ``json.dumps`` takes as it is.
+        """Return a plain dictionary that ``json.dumps`` takes as it is.
 
         Scores are written as the shortest decimal that reads back as the same float32, so nothing is rounded away.
 
@@ -275,7 +270,7 @@ class Prediction:
         return plain
 
     def to_frame(self, *, windows: bool = False) -> pandas.DataFrame:
-        """Tidy pandas frame: one row per label, best first, or one row per window and label in their order.
+        """Return a tidy pandas frame: one row per label, best first, or one row per window and label in their order.
 
         Columns: source, (start_s, end_s,) label, score, index, mid. Every label is in it.
 
@@ -313,7 +308,7 @@ class Prediction:
         include: LabelLike | Iterable[LabelLike] | None = None,
         exclude: LabelLike | Iterable[LabelLike] | None = None,
     ) -> Picture:
-        """A picture of the scores over time; with the audio it came from, under its log-mel.
+        """Draw the scores over time; with the audio it came from, under its log-mel.
 
         A matplotlib Figure, which a notebook shows and `audiotag.results.plot.save_figure` writes as png, svg or pdf.
 
@@ -329,10 +324,12 @@ class Prediction:
         MissingDependencyError
             matplotlib is not installed.
         """
-        from .plot import logmel_image, plot_prediction
+        from .plot import plot_prediction
 
         logmel = None
         if audio is not None:
+            from ..frontend.overview import logmel_image
+
             logmel = logmel_image(audio, duration_s=self.duration_s, sample_rate_hz=sample_rate)
         return plot_prediction(self, logmel=logmel, k=k, include=include, exclude=exclude)
 

@@ -1,4 +1,4 @@
-"""Tags and events, and how the best labels are picked out of scores."""
+"""Tags: labels with scores, the best picked out of an array."""
 
 from __future__ import annotations
 
@@ -23,27 +23,7 @@ class Tag:
     mid: str
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain JSON-ready dictionary."""
-        return asdict(self)
-
-
-@dataclass(frozen=True)
-class Event:
-    """A label between an onset and an offset, in seconds of the recording.
-
-    ``peak`` and ``mean`` are the highest and the average score in between, in [0, 1].
-    """
-
-    label: str
-    onset_s: float
-    offset_s: float
-    peak: float
-    mean: float
-    index: int
-    mid: str
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain JSON-ready dictionary."""
+        """Return a plain JSON-ready dictionary."""
         return asdict(self)
 
 
@@ -56,7 +36,7 @@ def top_tags(
     include: LabelLike | Iterable[LabelLike] | None = None,
     exclude: LabelLike | Iterable[LabelLike] | None = None,
 ) -> list[Tag]:
-    """The best labels of scores (labels,), float32, as `Prediction.top` gives them."""
+    """Pick the best labels of scores (labels,), float32, as `Prediction.top` gives them."""
     indices = labels.select(include, exclude)
     if threshold is not None:
         indices = indices[scores[indices] >= np.float32(checked_threshold(threshold))]

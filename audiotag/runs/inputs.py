@@ -76,7 +76,8 @@ def expand(paths: Iterable[str], listed: Iterable[str] = ()) -> Iterator[Input]:
         else:
             yield from _named(path, seen, pattern=True)
     for path in listed:
-        yield from _named(path, seen, pattern=False)
+        # In a list "-" is a file that is called so.
+        yield from _named(os.path.join(os.curdir, path) if path == STDIN else path, seen, pattern=False)
 
 
 def is_audio_name(name: str) -> bool:

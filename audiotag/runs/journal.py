@@ -8,72 +8,28 @@ appears in one step. filelock keeps two runs from one output; huggingface_hub de
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
-import shutil
 import time
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import IO, Any
 
 from filelock import FileLock, Timeout
 
 from ..errors import AudiotagError, InvalidInputError, OutputError
-from ..files import json_bytes, read_json, sync, write_json
+from ..files import json_bytes, read_json, write_json
 from .inputs import Input
+from .plan import Entry, Plan
 
 FORMAT_VERSION = 1  # of the journal and of what is written; a run is resumed by the version it began with only
 SYNC_EVERY_S = 5.0  # a kill loses nothing that was written; a power cut at most this
-SUFFIX = ".partial"
-COMPLETE_SUFFIX = ".run.json"
-
-
-@dataclass(frozen=True)
-class Entry:
-    """One input done: the record that goes into the output, and what the summary needs."""
-
-    source: str
-    record: dict[str, Any]
-    duration_s: float = 0.0
-    failed: bool = False
-
-
-class Plan:
-    """The inputs of a run in a file, so that their number costs no memory. Made once, read any number of times."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.inputs = self.size_bytes = 0
-
-    def write(self, inputs: Iterable[Input]) -> None:
-        """Store the inputs; what was stored before is gone."""
-        self.inputs = self.size_bytes = 0
-        with open(self.path, "w", encoding="ascii") as file:
-            for item in inputs:
-                file.write(json.dumps(asdict(item)) + "\n")
-                self._count(item)
-            sync(file)
-
-    def load(self) -> None:
-        """Count the inputs that `write` of an earlier run stored."""
-        self.inputs = self.size_bytes = 0
-        for item in self:
-            self._count(item)
-
-    def _count(self, item: Input) -> None:
-        self.inputs += 1
-        self.size_bytes += weight(item)
-
-    def __iter__(self) -> Iterator[Input]:
-        with open(self.path, encoding="ascii") as file:
-            for line in file:
-                yield Input(**json.loads(line))
-
-
-def weight(item: Input) -> int:
-    """How much of the work an input is, as far as can be told before opening it."""
-    return max(item.size_bytes, 1)
+TRIES = 100  # to take a lock that others delete meanwhile
+SUFFIX, COMPLETE_SUFFIX = ".partial", ".run.json"
+RUN, INPUTS, RECORDS, LOCK = "run.json", "inputs.jsonl", "records.jsonl", "lock"
+OUTPUT, COMPLETE = "output", "complete.json"
 
 
 class Journal:
@@ -91,20 +47,22 @@ class Journal:
     Raises
     ------
     InvalidInputError
-        `resume` with a run of another fingerprint, or another run is writing this output right now.
+        `resume` with a run of another fingerprint, or another run is writing this output right now, or the folder holds
+        files that no run put there.
     OutputError
         The folder cannot be made.
     """
 
     def __init__(self, output: Path, fingerprint: dict[str, Any], *, resume: bool) -> None:
         self.output, self.fingerprint, self.resume = output, fingerprint, resume
-        self.folder = output.with_name(output.name + SUFFIX)
-        self.plan = Plan(self.folder / "inputs.jsonl")
-        self.assembling = self.folder / "output"  # in the file system where the output goes
-        self._entries = self.folder / "records.jsonl"
-        self._run = self.folder / "run.json"
+        self.folder = partial(output)
+        self.plan = Plan(self.folder / INPUTS)
+        self.assembling = self.folder / OUTPUT  # in the file system where the output goes
+        self._entries = self.folder / RECORDS
+        self._run = self.folder / RUN
         self._file: IO[bytes] | None = None
         self._synced = time.monotonic()
+        _refuse_foreign(self.folder)
         self._lock = locked(self.folder, f"{output}: another run is writing it; wait for that or name another output")
         try:
             earlier = read_json(self._run)
@@ -132,7 +90,7 @@ class Journal:
             write_json(self._run, self.fingerprint)
 
     def _sound(self, batch_size: int) -> int:
-        """Bytes of the records of whole batches before the first that is torn or not of the input at its place."""
+        """Count the bytes of the records of whole batches before the first that is torn or not of its input."""
         end = kept = sources = 0
         with open(self._entries, "rb") as file:
             for item, line in zip(self.plan, file, strict=False):
@@ -159,13 +117,18 @@ class Journal:
             self._synced = time.monotonic()
 
     def entries(self) -> Iterator[Entry]:
-        """All there are, from the first."""
+        """Read all there are, from the first."""
         with open(self._entries, "rb") as file:
             for line in file:
                 yield Entry(**json.loads(line))
 
+    @property
+    def kept(self) -> bool:
+        """Whether what was appended is there for a later run to go on with."""
+        return begun(self.output) and self._entries.exists()
+
     def finish(self, told: dict[str, Any]) -> None:
-        """What was put together at `assembling` becomes the output, and the folder goes.
+        """Make the output of what was put together at `assembling`, and delete the folder.
 
         With `resume`, a small file beside the output keeps the fingerprint and what is `told`, so that the same
         command sees that nothing is left to do.
@@ -175,23 +138,52 @@ class Journal:
         size = self.assembling.stat().st_size
         os.replace(self.assembling, self.output)
         if self.resume:
-            written = self.folder / "complete.json"
+            written = self.folder / COMPLETE
             write_json(written, {**self.fingerprint, "complete": {"size_bytes": size, **told}})
             os.replace(written, note)
-        self.close()
-        shutil.rmtree(self.folder)
+        self.discard()
 
     def discard(self) -> None:
-        """The run has no output to keep."""
-        self.close()
-        shutil.rmtree(self.folder)
+        """Delete the folder."""
+        self._close_records()
+        delete_locked(self.folder, self._lock)
 
     def close(self) -> None:
         """Let go of the files; what is in them stays for `resume`."""
+        self._close_records()
+        self._lock.release()
+
+    def _close_records(self) -> None:
         if self._file is not None:
             self._file.close()
             self._file = None
-        self._lock.release()
+
+
+def partial(output: Path) -> Path:
+    """Name the folder beside an output that is not yet there."""
+    return output.with_name(output.name + SUFFIX)
+
+
+def begun(output: Path) -> bool:
+    """Whether there is an unfinished run to go on with."""
+    return (partial(output) / RUN).exists()
+
+
+def _refuse_foreign(folder: Path) -> None:
+    """Refuse a folder that somebody else keeps files in."""
+    try:
+        foreign = [name for name in os.listdir(folder) if not _ours(name)]
+    except OSError:  # there is none, or making it will say what is wrong
+        return
+    if foreign:
+        raise InvalidInputError(
+            f"{folder}: holds {foreign[0]}, which no run put there, and an unfinished output is kept in a folder of "
+            "this name; move it away, or name another output"
+        )
+
+
+def _ours(name: str) -> bool:
+    return name in (RUN, INPUTS, RECORDS, OUTPUT, COMPLETE, LOCK) or name.endswith(".part")
 
 
 def locked(folder: Path, message: str) -> FileLock:
@@ -204,19 +196,45 @@ def locked(folder: Path, message: str) -> FileLock:
     OutputError
         The folder cannot be made.
     """
+    path = folder / LOCK
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(folder / "lock")
-        lock.acquire(timeout=0)
+        for _ in range(TRIES):
+            folder.mkdir(parents=True, exist_ok=True)
+            # A run that ends deletes its lock, perhaps between here and there. While `file` is open no other file can
+            # be the same one, so where the path still leads to it, the lock that was taken is the one at the path.
+            with contextlib.suppress(FileNotFoundError), open(path, "ab") as file:
+                lock = FileLock(path)
+                lock.acquire(timeout=0)
+                try:
+                    if os.path.samestat(os.fstat(file.fileno()), path.stat()):
+                        return lock
+                except FileNotFoundError:
+                    pass
+                lock.release()
+        raise Timeout(str(path))
     except Timeout:
         raise InvalidInputError(message) from None
     except OSError as error:
         raise OutputError(f"{folder}: cannot be written: {error.strerror or error}") from error
-    return lock
+
+
+def delete_locked(folder: Path, lock: FileLock) -> None:
+    """Delete a run's files and its lock, which is held until all else is gone; a file of somebody else's stays."""
+    try:
+        for name in os.listdir(folder):
+            if name != LOCK and _ours(name):
+                (folder / name).unlink()
+        if os.name == "nt":  # a file that is open cannot be deleted there
+            lock.release()
+        with contextlib.suppress(OSError):  # another run has come
+            (folder / LOCK).unlink()
+            folder.rmdir()
+    finally:
+        lock.release()
 
 
 def complete(output: Path, fingerprint: dict[str, Any]) -> dict[str, Any] | None:
-    """What a finished run with `resume` noted beside its output; None if there is no such run.
+    """Read what a finished run with `resume` noted beside its output; None if there is no such run.
 
     Raises
     ------

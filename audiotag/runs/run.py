@@ -2,51 +2,31 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import os
 import sys
 import tempfile
-import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import AbstractContextManager, ExitStack, closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
-from tqdm import tqdm
-
 from ..errors import AudioError, AudiotagError, InvalidInputError, OutputError
 from ..files import read_json, write_json
-from ..outputs.records import error_record
-from ..outputs.writers import dumps
-from ..text import clock, printable
+from ..outputs.records import dumps, error_record
 from .inputs import STDIN, Input
-from .journal import SUFFIX, Entry, Journal, Plan, check_fingerprint, complete, locked, weight
+from .journal import Journal, begun, check_fingerprint, complete, locked
+from .plan import Entry, Plan
+from .progress import Reporter, Tally, tell
 
 ERRORS_FILE = "audiotag-errors.jsonl"
 STATE_FOLDER = ".audiotag"
+# What says that an output's name cannot be, because it is too long or taken by something else: no fault of the disk.
+OF_A_NAME = (errno.ENAMETOOLONG, errno.EISDIR, errno.ENOTDIR, errno.EEXIST, errno.EILSEQ, errno.EINVAL)
 Record = dict[str, Any]
-
-
-@dataclass
-class Tally:
-    """What a run has done so far."""
-
-    inputs: int = 0
-    failed: int = 0
-    audio_s: float = 0.0
-    before: int = 0  # of the inputs, how many an earlier run had done
-    before_s: float = 0.0  # of the audio
-    started: float = field(default_factory=time.monotonic)
-
-    def add(self, entry: Entry) -> None:
-        self.inputs += 1
-        self.failed += entry.failed
-        self.audio_s += entry.duration_s
-
-    @property
-    def exit_code(self) -> int:
-        return 1 if self.failed else 0
 
 
 @dataclass(frozen=True)
@@ -61,8 +41,8 @@ class Task:
     describe : callable
         A path and its result to the record that is written.
     opened : callable
-        A path, or an open text stream, to a context manager whose ``write(record)`` fills it: `writers.open_writer`
-        with its options.
+        A path, or an open text stream, to a context manager whose ``write(record)`` fills it:
+        `audiotag.outputs.writers.open_writer` with its format.
     suffix : str
         Ending of files of one input.
     one_input : str or None
@@ -83,7 +63,7 @@ class Task:
 
 
 def worked(inputs: Iterable[Input], task: Task, reporter: Reporter) -> Generator[tuple[Input, Entry], None, None]:
-    """Each input with what there is to say of it, in order. Closing the iterator stops the threads that decode."""
+    """Yield each input with what there is to say of it, in order. Closing the iterator stops the decoding threads."""
     pending: deque[Input] = deque()  # handed to the tagger, or skipped, and not yet answered
 
     def progress(source: Any, done_s: float, expected_s: float | None) -> None:
@@ -117,94 +97,7 @@ def worked(inputs: Iterable[Input], task: Task, reporter: Reporter) -> Generator
 
 
 def _failure(item: Input, error: AudiotagError) -> Entry:
-    record = error_record(item.path, error)
-    return Entry(item.path, {**record, "error": printable(record["error"])}, failed=True)
-
-
-class Reporter:
-    """Tells the person at the terminal: errors, warnings, progress and a closing line, all on stderr."""
-
-    def __init__(self, *, quiet: bool) -> None:
-        self.tally = Tally()
-        self._quiet = quiet
-        self._terminal = sys.stderr.isatty() and not quiet
-        self._bar: Any = None
-        self._total = 0
-        self._part = 0  # how much of the input being worked on the bar shows
-
-    def finding(self, inputs: Iterable[Input]) -> Iterable[Input]:
-        """The same inputs, counted on the terminal if finding them takes long."""
-        return tqdm(inputs, desc="finding files", unit=" files", leave=False, delay=1.0, disable=not self._terminal)
-
-    def start(self, plan: Plan) -> None:
-        """Show progress through these inputs, if there are several or it is a long one."""
-        self._total = plan.inputs
-        if self._terminal:
-            form = "{desc} |{bar}| {percentage:3.0f}%{postfix} [{elapsed}<{remaining}]"
-            self._bar = tqdm(total=plan.size_bytes, bar_format=form, leave=False, delay=0.5, dynamic_ncols=True)
-
-    def before(self, item: Input, entry: Entry | None) -> None:
-        """An input that an earlier run had done."""
-        self.tally.before += 1
-        if entry is None:
-            self.tally.inputs += 1
-        else:
-            self.tally.add(entry)
-            self.tally.before_s += entry.duration_s
-        if self._bar is not None:
-            self._bar.initial += weight(item)
-            self._bar.n += weight(item)
-
-    def done(self, item: Input, entry: Entry) -> None:
-        """An input that is done now."""
-        self.tally.add(entry)
-        if entry.failed:
-            self.tell(f"error: {entry.record['error']}")
-        elif not self._quiet:
-            for warning in entry.record["warnings"]:
-                self.tell(f"warning: {warning}")
-        self._show(weight(item), 0.0)
-        self._part = 0
-
-    def part(self, item: Input, done_s: float, expected_s: float) -> None:
-        """Seconds of an input that are done, of those that it seems to have."""
-        self._show(int(weight(item) * min(done_s / expected_s, 1.0)), done_s)
-
-    def _show(self, part: int, part_s: float) -> None:
-        if self._bar is None:
-            return
-        tally = self.tally
-        speed = (tally.audio_s + part_s - tally.before_s) / max(time.monotonic() - tally.started, 1e-9)
-        self._bar.set_description_str(f"{tally.inputs:,}/{self._total:,} files", refresh=False)
-        hours = (tally.audio_s + part_s) / 3600
-        self._bar.set_postfix_str(f"{hours:.2f} h of audio, {speed:.0f}x real time", refresh=False)
-        self._bar.update(part - self._part)
-        self._part = part
-
-    def tell(self, message: str) -> None:
-        """A line on stderr, above the progress bar."""
-        with tqdm.external_write_mode(file=sys.stderr):
-            print(f"audiotag: {message}", file=sys.stderr)
-
-    def summary(self, output: str | None) -> None:
-        """The closing line."""
-        self.close()
-        tally = self.tally
-        if self._quiet or (self._total == 1 and output is None):
-            return
-        elapsed = time.monotonic() - tally.started
-        parts = [f"{tally.inputs:,} file{'s' if tally.inputs != 1 else ''}"]
-        if tally.before:
-            parts.append(f"{tally.before:,} done before")
-        if tally.failed:
-            parts.append(f"{tally.failed:,} failed")
-        parts.append(f"{clock(tally.audio_s, decimals=0)} of audio in {clock(elapsed)}")
-        self.tell(", ".join(parts) + (f" -> {output}" if output else ""))
-
-    def close(self) -> None:
-        if self._bar is not None:
-            self._bar.close()
-            self._bar = None
+    return Entry(item.path, error_record(item.path, error), failed=True)
 
 
 def to_stream(task: Task, inputs: Iterable[Input], stream: IO[str], where: str | None, reporter: Reporter) -> int:
@@ -218,6 +111,7 @@ def to_stream(task: Task, inputs: Iterable[Input], stream: IO[str], where: str |
             with task.opened(stream) as writer, closing(worked(plan, task, reporter)) as results:
                 for item, entry in results:
                     writer.write(entry.record)
+                    stream.flush()
                     reporter.done(item, entry)
         finally:
             reporter.close()
@@ -238,10 +132,10 @@ def to_file(
     fingerprint = {**task.fingerprint, "inputs": asked}
     if resume and (told := complete(output, fingerprint)) is not None:
         Journal(output, fingerprint, resume=False).discard()  # a run killed at its very end leaves its folder
-        reporter.tell(f"{output} is complete: {told['inputs']:,} files, {told['failed']:,} failed; nothing to do")
+        tell(f"{output} is complete: {told['inputs']:,} files, {told['failed']:,} failed; nothing to do")
         return 1 if told["failed"] else 0
     written = output.is_file() and output.stat().st_size
-    if resume and written and not output.with_name(output.name + SUFFIX).exists():
+    if resume and written and not begun(output):
         raise InvalidInputError(
             f"{output}: no run with --resume wrote this file as it is, so there is nothing to go on with; "
             "name another output, or leave out --resume to replace it"
@@ -250,9 +144,7 @@ def to_file(
     tally = reporter.tally
     try:
         if journal.resumable and not resume:
-            reporter.tell(
-                f"{journal.folder} held an unfinished run that --resume would have gone on with; starting anew"
-            )
+            tell(f"{journal.folder} held an unfinished run that --resume would have gone on with; starting anew")
         journal.begin(reporter.finding(inputs), task.batch_size)
         try:
             _check_one(task, journal.plan, str(output))
@@ -276,12 +168,12 @@ def to_file(
             journal.discard()
     except KeyboardInterrupt:
         reporter.close()
-        reporter.tell(f"interrupted; {_kept(journal, tally)}")
+        tell(f"interrupted; {_left(journal, tally)}")
         return 130
     except (OSError, OutputError) as error:
         reason = refusal(error)
         raise OutputError(
-            f"{output}: cannot be written: {reason.strerror or reason}; {_kept(journal, tally)}"
+            f"{output}: cannot be written: {reason.strerror or reason}; {_left(journal, tally)}"
         ) from error
     finally:
         reporter.close()
@@ -291,12 +183,17 @@ def to_file(
 
 
 def refusal(error: OSError | OutputError) -> OSError:
-    """The operating system's own error behind one of ours."""
+    """Return the operating system's own error behind one of ours."""
     found = error if isinstance(error, OSError) else error.__cause__
     return found if isinstance(found, OSError) else OSError(str(error))
 
 
-def _kept(journal: Journal, tally: Tally) -> str:
+def _left(journal: Journal, tally: Tally) -> str:
+    """Say what a run that ended early leaves; a folder that nothing could go on with is deleted."""
+    if not journal.kept:
+        with contextlib.suppress(OSError):
+            journal.discard()
+        return "nothing of it is kept"
     return (
         f"{tally.inputs:,} of {journal.plan.inputs:,} files are done and kept in {journal.folder}; "
         "the same command with --resume goes on"
@@ -346,15 +243,22 @@ def to_folder(task: Task, inputs: Iterable[Input], root: str, folder: Path, repo
             open(state / "errors", "w", encoding="utf-8") as errors,
         ):
             for item, entry in results:
+                try:
+                    if entry.failed:
+                        target(item).unlink(missing_ok=True)
+                    else:
+                        with task.opened(state / "output") as writer:
+                            writer.write(entry.record)
+                        target(item).parent.mkdir(parents=True, exist_ok=True)
+                        os.replace(state / "output", target(item))
+                except OSError as error:
+                    if error.errno not in OF_A_NAME:
+                        raise
+                    why = f"its output {target(item)} cannot be written: {error.strerror}"
+                    entry = entry if entry.failed else _failure(item, OutputError(f"{item.path}: {why}"))
                 if entry.failed:
-                    target(item).unlink(missing_ok=True)
                     errors.write(dumps(entry.record) + "\n")
                     errors.flush()
-                else:
-                    with task.opened(state / "output") as writer:
-                        writer.write(entry.record)
-                    target(item).parent.mkdir(parents=True, exist_ok=True)
-                    os.replace(state / "output", target(item))
                 reporter.done(item, entry)
         if reporter.tally.failed:
             os.replace(state / "errors", folder / ERRORS_FILE)
@@ -364,13 +268,12 @@ def to_folder(task: Task, inputs: Iterable[Input], root: str, folder: Path, repo
         plan.path.unlink()
     except KeyboardInterrupt:
         reporter.close()
-        reporter.tell(f"interrupted; what is done stays in {folder}; the same command with --resume goes on")
+        tell(f"interrupted; {_stays(state)}")
         return 130
     except (OSError, OutputError) as error:
         reason = refusal(error)
         raise OutputError(
-            f"{reason.filename or folder}: cannot be written: {reason.strerror or reason}; what is done stays, "
-            "and the same command with --resume goes on"
+            f"{reason.filename or folder}: cannot be written: {reason.strerror or reason}; {_stays(state)}"
         ) from error
     finally:
         reporter.close()
@@ -379,8 +282,14 @@ def to_folder(task: Task, inputs: Iterable[Input], root: str, folder: Path, repo
     return reporter.tally.exit_code
 
 
+def _stays(state: Path) -> str:
+    if not state.exists():
+        return f"{state.parent} was deleted meanwhile, so nothing is kept"
+    return f"what is done stays in {state.parent}; the same command with --resume goes on"
+
+
 def _begin_folder(state: Path, fingerprint: dict[str, Any], *, resume: bool) -> int:
-    """Note the fingerprint; from what time on, in ns of the file system's clock, outputs are of this run."""
+    """Note the fingerprint; return the time, in ns of the file system's clock, since when outputs are of this run."""
     path = state / "run.json"
     earlier = read_json(path)
     if resume and earlier is not None:
