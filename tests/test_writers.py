@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 
 from audiotag.errors import AudioError, InvalidInputError, MissingDependencyError, OutputError
-from audiotag.labels.label_set import LabelSet
-from audiotag.outputs.records import COLUMNS, error_record, event_record, kind_of, rows, tag_record
 from audiotag.files import whole_file
+from audiotag.labels.label_set import LabelSet
 from audiotag.outputs.formats import FORMATS, About, find_format, formats_for
+from audiotag.outputs.records import COLUMNS, error_record, event_record, kind_of, rows, tag_record
 from audiotag.outputs.writers import open_writer
 from audiotag.results.prediction import Prediction
 from audiotag.text import columns, printable
