@@ -11,6 +11,7 @@ import torch
 import yaml
 
 from audiotag.checkpoints import publish, push
+from audiotag.checkpoints.access import Access
 from audiotag.checkpoints.digests import digests
 from audiotag.checkpoints.load import load_checkpoint, load_entry, save_weights
 from audiotag.checkpoints.manifest import Source, manifest, parse
@@ -165,7 +166,7 @@ def test_publishing_records_revision_size_and_digest(hub, shared_dir, manifest_f
     assert {n: e for n, e in known.entries.items() if n != "mn04_as"} == {
         n: e for n, e in manifest().entries.items() if n != "mn04_as"
     }
-    found = load_entry(known.entries["mn04_as"], known, cache_dir=cache / "other")
+    found = load_entry(known.entries["mn04_as"], known, Access(cache / "other"))
     assert found.origin == f"Hub repository us/mn04_as at {revision}"
     original = load_checkpoint(shared_dir / "reference" / "mn04_as_mAP_432.pt")
     assert same(found, original)

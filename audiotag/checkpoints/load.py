@@ -20,9 +20,9 @@ from ..errors import AudiotagError, CheckpointError, InvalidInputError
 from ..labels.label_set import LabelSet, audioset_labels
 from ..networks.build import build_network
 from ..networks.state import check_state, network_state
+from .access import Access, CacheDir, Token
 from .digests import digests
 from .fetch import CONFIG_FILE, fetch_entry, fetch_repository, release_url
-from .hub import CacheDir, Token
 from .identify import infer_config
 from .manifest import HUB_FILE, Entry, Manifest, manifest
 from .tensor_files import read_pt, read_safetensors, write_safetensors
@@ -119,25 +119,22 @@ def load_checkpoint(
         raise InvalidInputError(f"name_or_path must be a string, a path or None, got {type(name).__name__}")
     target = os.fspath(name)
     if not isinstance(target, str) or not target or "\0" in target:
-        raise InvalidInputError(f"name_or_path must be a non-empty string or path, got {target!r}")
-    options: dict[str, Any] = {"cache_dir": cache_dir, "local_files_only": local_files_only, "token": token}
+        raise InvalidInputError(f"name_or_path must be a non-empty string or path, got {shown(target)}")
+    access = Access(cache_dir, local_files_only, token, revision, allow_unverified)
     if isinstance(name, str) and target in known.entries:
         _refuse_revision(revision, f"the manifest pins {target!r}")
-        return load_entry(known.entries[target], known, allow_unverified=allow_unverified, **options)
-    path = Path(target).expanduser()
-    if path.exists():
-        _refuse_revision(revision, f"{target!r} is a local file or folder")
-        return _load_folder(path, str(path)) if path.is_dir() else _load_file(path)
-    if (
-        isinstance(name, str)
-        and REPOSITORY_ID.fullmatch(target)
-        and not target.endswith((".safetensors", *PT_SUFFIXES))
-    ):
-        folder, origin = fetch_repository(target, revision=revision, **options)
+        return load_entry(known.entries[target], known, access)
+    path = os.path.expanduser(target)
+    if os.path.exists(path):
+        _refuse_revision(revision, f"{shown(target)} is a local file or folder")
+        return _load_folder(Path(path), path) if os.path.isdir(path) else _load_file(Path(path))
+    is_file = target.endswith((".safetensors", *PT_SUFFIXES))
+    if isinstance(name, str) and REPOSITORY_ID.fullmatch(target) and not is_file:
+        folder, origin = fetch_repository(target, access)
         return _load_folder(folder, origin)
-    if isinstance(name, os.PathLike) or os.sep in target or target.endswith((".safetensors", *PT_SUFFIXES)):
+    if isinstance(name, os.PathLike) or os.sep in target or is_file:
         raise CheckpointError(
-            f"{target}: no such file or folder; 'audiotag models' lists the checkpoints known by name"
+            f"{target[:200]}: no such file or folder; 'audiotag models' lists the checkpoints known by name"
         )
     known.entry(target)
     raise AssertionError("an entry of this name was looked for above")
@@ -150,31 +147,16 @@ def _refuse_revision(revision: str | None, why: str) -> None:
         )
 
 
-def load_entry(
-    entry: Entry,
-    known: Manifest,
-    *,
-    cache_dir: CacheDir = None,
-    local_files_only: bool = False,
-    token: Token = None,
-    allow_unverified: bool = False,
-) -> Checkpoint:
-    """A checkpoint of the manifest, with the manifest's configuration whatever the file says; see `load_checkpoint`."""
-    got = fetch_entry(
-        entry,
-        known,
-        cache_dir=cache_dir,
-        local_files_only=local_files_only,
-        token=token,
-        allow_unverified=allow_unverified,
-    )
+def load_entry(entry: Entry, known: Manifest, access: Access = Access()) -> Checkpoint:
+    """Load a checkpoint of the manifest, with the manifest's configuration whatever the file says."""
+    got = fetch_entry(entry, known, access)
     state = read_safetensors(got.path)[0] if got.path.suffix == ".safetensors" else read_pt(got.path)
     return Checkpoint(entry.config, state, got.origin, entry_card(entry, known))
 
 
 def entry_card(entry: Entry, known: Manifest) -> dict[str, Any]:
-    """The facts a checkpoint of the manifest carries, with the address of its original file where that is elsewhere."""
-    addresses = [release_url(source, known) for source in entry.sources if source.kind == "release"]
+    """Return the facts a checkpoint of the manifest carries, and the address of its original file if there is one."""
+    addresses = [release_url(source, known.release_url) for source in entry.sources if source.kind == "release"]
     return entry.card() | ({"source": addresses[0]} if addresses else {})
 
 
@@ -191,6 +173,8 @@ def _load_folder(folder: Path, origin: str) -> Checkpoint:
 
 
 def _load_file(path: Path) -> Checkpoint:
+    if not path.is_file():
+        raise CheckpointError(f"{path}: must be a regular file or a folder, for it is read more than once")
     if path.suffix == ".safetensors":
         state, metadata = read_safetensors(path)
         if HEADER_KEY in metadata:
@@ -204,7 +188,7 @@ def _load_file(path: Path) -> Checkpoint:
         config, card = _recognise(path) or (infer_config(state, path), {})
     else:
         raise InvalidInputError(
-            f"{path}: a checkpoint file ends in .safetensors or {', '.join(PT_SUFFIXES)}, got {path.suffix!r}"
+            f"{path}: a checkpoint file ends in .safetensors or {', '.join(PT_SUFFIXES)}, got {shown(path.suffix)}"
         )
     return Checkpoint(config, state, str(path), card)
 

@@ -19,9 +19,9 @@ from typing import Any
 
 from ..errors import AudiotagError, CheckpointError, InvalidInputError
 from ..files import write_whole
+from .access import Access, Token
 from .digests import Digests, digests
-from .fetch import package_path
-from .hub import Token
+from .fetch import fetch_entry, package_path
 from .load import load_checkpoint, load_entry, save_weights
 from .manifest import HUB_FILE, Entry, Manifest, Source, manifest_path, parse
 from .push import push_to_hub
@@ -65,7 +65,7 @@ def publish_to_hub(
         raise InvalidInputError(f"namespace must be the manifest's {known.hub_namespace!r}, got {namespace!r}")
     entry = known.entry(name)
     elsewhere = replace(entry, sources=tuple(source for source in entry.sources if source.kind != "hub"))
-    checkpoint = load_entry(elsewhere, known, token=token)
+    checkpoint = load_entry(elsewhere, known, Access(token=token))
     with tempfile.TemporaryDirectory() as folder:
         save_checkpoint(checkpoint, folder)
         revision = push_to_hub(folder, f"{namespace}/{name}", token=token, private=private, message=f"Add {name}")
@@ -114,15 +114,14 @@ def put_in_package(
 
 def pin(known: Manifest, name: str) -> tuple[Manifest, Digests]:
     """Fetch an entry's release file, load it, and record its digests; returns the manifest that does, and them."""
-    from .fetch import fetch_entry
-
     entry = known.entry(name)
     source = next((source for source in entry.sources if source.kind == "release"), None)
     if source is None:
         raise InvalidInputError(f"{name!r} has no release file to pin")
     released = replace(entry, sources=(source,))
-    load_entry(released, known, allow_unverified=True)
-    found = digests(fetch_entry(released, known, allow_unverified=True).path)
+    access = Access(allow_unverified=True)
+    load_entry(released, known, access)
+    found = digests(fetch_entry(released, known, access).path)
     return with_source(known, name, replace(source, **found._asdict())), found
 
 

@@ -6,9 +6,9 @@ import tempfile
 from pathlib import Path
 
 from ..errors import CheckpointError, InvalidInputError, VerificationError
+from .access import Token
 from .digests import digests
 from .fetch import CONFIG_FILE
-from .hub import Token
 from .load import Checkpoint, load_checkpoint
 from .manifest import HUB_FILE
 from .save import CARD_FILE, save_checkpoint
