@@ -14,6 +14,7 @@ from .errors import InvalidInputError
 
 LOWEST_RATE_HZ = 1_000
 HIGHEST_RATE_HZ = 10_000_000
+SHOWN = 80  # characters of a value that a message quotes
 _NUMBER = (int, float, np.number)
 
 
@@ -37,21 +38,21 @@ def checked_sources(sources: Iterable[Any]) -> Iterable[Any]:
 def positive(value: int | None, name: str) -> int | None:
     """Return a whole number above 0, or None."""
     if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
-        raise InvalidInputError(f"{name} must be a positive integer, got {value!r}")
+        raise InvalidInputError(f"{name} must be a positive integer, got {shown(value)}")
     return value
 
 
 def one_of(value: Any, allowed: Sequence[str], name: str) -> str:
     """Return a value that is among those allowed."""
     if not isinstance(value, str) or value not in allowed:
-        raise InvalidInputError(f"{name} must be one of {', '.join(allowed)}, got {value!r}")
+        raise InvalidInputError(f"{name} must be one of {', '.join(allowed)}, got {shown(value)}")
     return value
 
 
 def checked_count(k: Any) -> int | None:
     """Return a number of labels, None for all."""
     if k is not None and (isinstance(k, bool) or not isinstance(k, int | np.integer) or k < 1):
-        raise InvalidInputError(f"k must be a positive integer or None for all labels, got {k!r}")
+        raise InvalidInputError(f"k must be a positive integer or None for all labels, got {shown(k)}")
     return None if k is None else int(k)
 
 
@@ -62,7 +63,7 @@ def checked_threshold(threshold: Any, argument: str = "threshold") -> float:
     except (TypeError, ValueError):
         value = math.nan
     if not 0 <= value <= 1:
-        raise InvalidInputError(f"{argument} must be a number in [0, 1], got {threshold!r}")
+        raise InvalidInputError(f"{argument} must be a number in [0, 1], got {shown(threshold)}")
     return value
 
 
@@ -73,7 +74,7 @@ def checked_seconds(seconds: Any, argument: str) -> float:
     except (TypeError, ValueError, OverflowError):
         value = math.nan
     if not 0 <= value < math.inf:
-        raise InvalidInputError(f"{argument} must be a number of seconds, at least 0, got {_shown(seconds)}")
+        raise InvalidInputError(f"{argument} must be a number of seconds, at least 0, got {shown(seconds)}")
     return value
 
 
@@ -100,7 +101,7 @@ def span_samples(seconds: float, longest: int, sample_rate_hz: int, argument: st
         samples = 0
     if not 1 <= samples <= longest:
         longest_s = longest / sample_rate_hz
-        raise InvalidInputError(f"{argument} must be a number of seconds in (0, {longest_s:g}], got {seconds!r}")
+        raise InvalidInputError(f"{argument} must be a number of seconds in (0, {longest_s:g}], got {shown(seconds)}")
     return samples
 
 
@@ -124,12 +125,14 @@ def check_rate(value: Any, *, what: str = "sample_rate") -> int:
     if is_number and LOWEST_RATE_HZ <= value <= HIGHEST_RATE_HZ and value == int(value):
         return int(value)
     raise InvalidInputError(
-        f"{what} must be a whole number of Hz from {LOWEST_RATE_HZ} to {HIGHEST_RATE_HZ}, got {_shown(value)}; "
+        f"{what} must be a whole number of Hz from {LOWEST_RATE_HZ} to {HIGHEST_RATE_HZ}, got {shown(value)}; "
         "give the rate the audio was recorded at, such as 44100"
     )
 
 
-def _shown(value: Any) -> str:
-    """Return a value as a message quotes it, without the hundreds of digits that an int may have."""
-    long = isinstance(value, int) and value.bit_length() > 64
-    return f"an integer of {value.bit_length()} bits" if long else repr(value)
+def shown(value: Any) -> str:
+    """Return a value as a message quotes it, and no more than a line of it."""
+    if isinstance(value, int) and value.bit_length() > 64:
+        return f"an integer of {value.bit_length()} bits"
+    text = repr(value)
+    return text if len(text) <= SHOWN else f"{text[:SHOWN]}..."

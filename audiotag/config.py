@@ -4,16 +4,25 @@ from __future__ import annotations
 
 import math
 import re
+import sys
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
+from .checks import HIGHEST_RATE_HZ, LOWEST_RATE_HZ, one_of, shown
 from .errors import InvalidInputError
 
+N_AUDIOSET_LABELS = 527
 ARCHITECTURES = ("dymn", "mn")
 HEADS = ("mlp", "fully_convolutional")
 DYNAMIC_BLOCKS = ("all", "replace_se")
 ACTIVATIONS = ("sigmoid", "softmax")
+# A configuration comes from strangers: what these allow takes at most some hundred MB of the frontend's and a window's.
+MAX_WIDTH = 8.0
+MAX_N_FFT = 16_384
+MAX_N_MELS = 1024
+MAX_WINDOW_SAMPLES = 1 << 24  # 9 minutes at 32 kHz
+MAX_LOGMEL_VALUES = 1 << 20  # of one window, bands times frames: 8 times the usual
 LAYER = re.compile(r"logmel|stem|embedding|hidden|block(\d|1[0-4])")  # feature vectors a head may take
 
 
@@ -33,17 +42,17 @@ class FrontendConfig:
     fmax_hz: float = 15_000.0
 
     def __post_init__(self) -> None:
-        for name in ("sample_rate_hz", "n_fft", "window_samples", "hop_samples", "n_mels"):
-            value = getattr(self, name)
-            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-                raise InvalidInputError(f"{name} must be a positive integer, got {value!r}")
-        if self.window_samples > self.n_fft:
-            raise InvalidInputError(f"window_samples {self.window_samples} must not exceed n_fft {self.n_fft}")
-        if not 0 <= self.fmin_hz < self.fmax_hz <= self.sample_rate_hz / 2:
-            raise InvalidInputError(
-                f"need 0 <= fmin_hz < fmax_hz <= {self.sample_rate_hz / 2:g}, "
-                f"got fmin_hz={self.fmin_hz!r}, fmax_hz={self.fmax_hz!r}"
-            )
+        for name, lowest, highest in (
+            ("sample_rate_hz", LOWEST_RATE_HZ, HIGHEST_RATE_HZ),
+            ("n_fft", 1, MAX_N_FFT),
+            ("window_samples", 1, self.n_fft),
+            ("hop_samples", 1, self.n_fft),
+            ("n_mels", 1, MAX_N_MELS),
+        ):
+            _whole(getattr(self, name), name, lowest, highest)
+        low, high, top = self.fmin_hz, self.fmax_hz, self.sample_rate_hz / 2
+        if not (_number(low) and _number(high) and 0 <= low < high <= top):
+            raise InvalidInputError(f"need 0 <= fmin_hz < fmax_hz <= {top:g}, got fmin_hz={low!r}, fmax_hz={high!r}")
 
 
 @dataclass(frozen=True)
@@ -52,7 +61,7 @@ class NetworkConfig:
 
     architecture: str = "dymn"
     width: float = 1.0
-    n_labels: int = 527
+    n_labels: int = N_AUDIOSET_LABELS
     temperature: float = 1.0  # of the dynamic convolutions' softmax; not in the state dict
     head: str = "mlp"
     strides: tuple[int, int, int, int] = (2, 2, 2, 2)  # of blocks 1, 3, 6 and 12
@@ -60,17 +69,13 @@ class NetworkConfig:
 
     def __post_init__(self) -> None:
         for name, allowed in (("architecture", ARCHITECTURES), ("head", HEADS), ("dynamic_blocks", DYNAMIC_BLOCKS)):
-            if getattr(self, name) not in allowed:
-                raise InvalidInputError(f"{name} must be one of {', '.join(allowed)}, got {getattr(self, name)!r}")
-        if not 0 < self.width < math.inf:
-            raise InvalidInputError(f"width must be positive and finite, got {self.width!r}")
-        if not isinstance(self.n_labels, int) or self.n_labels < 1:
-            raise InvalidInputError(f"n_labels must be a positive integer, got {self.n_labels!r}")
-        if not self.temperature > 0:
-            raise InvalidInputError(f"temperature must be positive, got {self.temperature!r}")
+            one_of(getattr(self, name), allowed, name)
+        _positive(self.width, "width", MAX_WIDTH)
+        _whole(self.n_labels, "n_labels", 1)
+        _positive(self.temperature, "temperature")
         strides = tuple(self.strides)
-        if len(strides) != 4 or any(s not in (1, 2) for s in strides):
-            raise InvalidInputError(f"strides must be four numbers, each 1 or 2, got {self.strides!r}")
+        if len(strides) != 4 or any(isinstance(s, bool) or not isinstance(s, int) or s not in (1, 2) for s in strides):
+            raise InvalidInputError(f"strides must be four numbers, each 1 or 2, got {shown(self.strides)}")
         object.__setattr__(self, "strides", strides)
 
 
@@ -123,8 +128,7 @@ class HeadConfig:
                 raise InvalidInputError(
                     f"inputs must be among logmel, stem, block0 to block14, embedding and hidden, got {name!r}"
                 )
-        if self.activation not in ACTIVATIONS:
-            raise InvalidInputError(f"activation must be one of {', '.join(ACTIVATIONS)}, got {self.activation!r}")
+        one_of(self.activation, ACTIVATIONS, "activation")
         for name in ("rest", "keep_network"):
             if not isinstance(getattr(self, name), bool):
                 raise InvalidInputError(f"{name} must be true or false, got {getattr(self, name)!r}")
@@ -166,13 +170,19 @@ class CheckpointConfig:
 
     def __post_init__(self) -> None:
         if not isinstance(self.name, str):
-            raise InvalidInputError(f"name must be a string, got {self.name!r}")
-        if not 0 < self.window_s < math.inf:
-            raise InvalidInputError(f"window_s must be positive and finite, got {self.window_s!r}")
+            raise InvalidInputError(f"name must be a string, got {shown(self.name)}")
+        _positive(self.window_s, "window_s", MAX_WINDOW_SAMPLES / self.frontend.sample_rate_hz)
+        frontend, samples = self.frontend, self.window_samples
+        hop, bands = frontend.hop_samples, frontend.n_mels
+        if samples < frontend.n_fft:
+            raise InvalidInputError(f"window_s {self.window_s!r} must hold at least n_fft {frontend.n_fft} samples")
+        if samples // hop * bands > MAX_LOGMEL_VALUES:
+            raise InvalidInputError(
+                f"window_s {self.window_s!r}, hop_samples {hop} and n_mels {bands} make more than "
+                f"{MAX_LOGMEL_VALUES} values of log-mel a window"
+            )
         if self.labels is not None:
-            if isinstance(self.labels, str) or not all(isinstance(label, str) for label in self.labels):
-                raise InvalidInputError(f"labels must be a list of names, got {str(self.labels)[:80]!r}")
-            object.__setattr__(self, "labels", tuple(self.labels))
+            object.__setattr__(self, "labels", _names(self.labels, "labels"))
             if len(self.labels) != self.network.n_labels:
                 raise InvalidInputError(f"{len(self.labels)} labels for a network with {self.network.n_labels} outputs")
         for name, top in (("thresholds", 1.0), ("threshold_support", math.inf)):
@@ -181,7 +191,7 @@ class CheckpointConfig:
                 continue
             if isinstance(values, str) or not all(v is None or (_number(v) and 0 <= v <= top) for v in values):
                 allowed = "numbers in [0, 1]" if top == 1 else "counts"
-                raise InvalidInputError(f"{name} must be a list of {allowed} or null, got {str(values)[:80]!r}")
+                raise InvalidInputError(f"{name} must be a list of {allowed} or null, got {shown(values)}")
             object.__setattr__(self, name, tuple(values))
             if len(values) != self.n_scores:
                 raise InvalidInputError(f"{len(values)} {name} for {self.n_scores} scores; give one for each")
@@ -208,7 +218,7 @@ class CheckpointConfig:
             "head",
             "thresholds",
             "threshold_support",
-        ):  # what an older audiotag does not know, where it is used
+        ):  # written only where used: older readers do not know them
             if plain[name] is None:
                 del plain[name]
             elif name != "head":
@@ -229,15 +239,28 @@ class CheckpointConfig:
 def _names(values: Any, argument: str) -> tuple[str, ...]:
     """Names that are not empty and differ from each other, at least one."""
     if isinstance(values, str) or not all(isinstance(value, str) and value.strip() for value in values):
-        raise InvalidInputError(f"{argument} must be a list of names, got {str(values)[:80]!r}")
+        raise InvalidInputError(f"{argument} must be a list of names, got {shown(values)}")
     names = tuple(values)
     if not names or len(set(names)) != len(names):
-        raise InvalidInputError(f"{argument} must be names that differ, at least one, got {str(names)[:80]}")
+        raise InvalidInputError(f"{argument} must be names that differ, at least one, got {shown(names)}")
     return names
 
 
 def _number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    """Whether a value is a number that a float can hold."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
+
+
+def _positive(value: Any, name: str, highest: float = sys.float_info.max) -> None:
+    if not (_number(value) and 0 < value <= highest):
+        limit = "" if highest == sys.float_info.max else f" up to {highest:g}"
+        raise InvalidInputError(f"{name} must be a positive number{limit}, got {shown(value)}")
+
+
+def _whole(value: Any, name: str, lowest: int, highest: int | None = None) -> None:
+    if not isinstance(value, int) or isinstance(value, bool) or value < lowest or (highest and value > highest):
+        limits = f"at least {lowest}" if highest is None else f"from {lowest} to {highest}"
+        raise InvalidInputError(f"{name} must be a whole number {limits}, got {shown(value)}")
 
 
 def _calibration(given: Any, n_labels: int) -> dict[str, Any]:
@@ -252,7 +275,7 @@ def _calibration(given: Any, n_labels: int) -> dict[str, Any]:
             return {"method": method, "a": [float(v) for v in a], "b": [float(v) for v in b]}
     raise InvalidInputError(
         f"calibration must be {{method: temperature, temperature > 0}} or {{method: platt, a, b}} with a number for "
-        f"each of {n_labels} labels, got {str(given)[:80]}"
+        f"each of {n_labels} labels, got {shown(given)}"
     )
 
 
@@ -260,9 +283,9 @@ def _build(cls: Any, values: Any) -> Any:
     if not isinstance(values, Mapping):
         raise InvalidInputError(f"{cls.__name__} must be a mapping, got {type(values).__name__}")
     known = [f.name for f in fields(cls)]
-    unknown = sorted(set(values) - set(known))
+    unknown = sorted(shown(name) for name in set(values) - set(known))
     if unknown:
-        raise InvalidInputError(f"{cls.__name__} has no {', '.join(unknown)}; it has {', '.join(known)}")
+        raise InvalidInputError(f"{cls.__name__} has no {', '.join(unknown[:3])}; it has {', '.join(known)}")
     try:
         return cls(**values)
     except TypeError as error:

@@ -1,8 +1,16 @@
 """Every exception audiotag raises on purpose: one root, each also the built-in that fits."""
 
+from .text import printable
+
 
 class AudiotagError(Exception):
-    """Root of all errors raised on purpose; catch this to catch them all."""
+    """Root of all errors raised on purpose; catch this to catch them all.
+
+    Their texts quote files, servers and configurations of strangers, so all are `printable`.
+    """
+
+    def __str__(self) -> str:
+        return printable(super().__str__())
 
 
 class InvalidInputError(AudiotagError, ValueError):

@@ -411,7 +411,7 @@ class Tagger:
 
     def push_to_hub(self, repo_id: str, *, token: str | bool | None = None, private: bool = False) -> str:
         """Upload what `save_pretrained` writes to a Hub repository; returns the revision made."""
-        from .checkpoints.publish import push_checkpoint
+        from .checkpoints.push import push_checkpoint
 
         return push_checkpoint(self.checkpoint, repo_id, token=token, private=private)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import itertools
+import os
 import unicodedata
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
@@ -12,6 +13,8 @@ if TYPE_CHECKING:
     import numpy as np
 
 BAR_COLUMNS = 20
+# Unicode's controls of the direction of writing: what follows one is shown in another order than it is read.
+TURNS = "\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"
 
 
 def shortest(score: np.floating | float) -> float:
@@ -41,15 +44,29 @@ def clock(seconds: float, *, decimals: int = 1, hours: bool = False) -> str:
 
 
 def printable(text: str) -> str:
-    r"""A file name as text that any encoding of Unicode can hold, on one line.
+    r"""Write a text on one line that any encoding of Unicode can hold and that no terminal takes for a command.
 
-    Bytes of a name that are not UTF-8 become ``\xff``, control characters such as a newline ``\n``.
+    Control characters such as a newline become ``\n``, those that turn the direction of writing ``\u202e``, bytes of a
+    file name that are not UTF-8 ``\xff``. Doing it twice changes nothing, so a backslash stays as it is.
     """
-    text = text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
-    return "".join(
-        c if unicodedata.category(c) not in ("Cc", "Cs", "Zl", "Zp") else c.encode("unicode_escape").decode()
-        for c in text
-    )
+    return text if text.isprintable() else "".join(map(_escaped, text))
+
+
+def printable_name(name: str) -> str:
+    r"""Write a file name as `printable` does, and so that no two names look alike: a backslash in it becomes ``\\``.
+
+    On Windows, where it parts folders and no name has control characters, it stays as it is.
+    """
+    return printable(name if os.sep == "\\" else name.replace("\\", "\\\\"))
+
+
+def _escaped(character: str) -> str:
+    code = ord(character)
+    if 0xDC80 <= code <= 0xDCFF:  # how Python keeps a byte that is not UTF-8
+        return f"\\x{code - 0xDC00:02x}"
+    if unicodedata.category(character) not in ("Cc", "Cs", "Zl", "Zp") and character not in TURNS:
+        return character
+    return character.encode("unicode_escape").decode() if code < 0x80 else f"\\u{code:04x}"
 
 
 def columns(text: str) -> int:

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from audiotag.checkpoints import hub as hub_module
+from audiotag.checkpoints.access import Access
 from audiotag.checkpoints.digests import digests
 from audiotag.checkpoints.fetch import fetch, fetch_entry
 from audiotag.checkpoints.load import load_checkpoint
@@ -73,8 +74,8 @@ def test_configuration_and_weights_are_of_one_commit(hub, published, tiny, cache
     """Even where the repository changes between the two requests."""
     plain = hub_module.hub_file
 
-    def then_change(repo_id, name, **options):
-        path = plain(repo_id, name, **options)
+    def then_change(repo_id, name, access, **options):
+        path = plain(repo_id, name, access, **options)
         hub.publish(REPOSITORY, {"model.safetensors": b"of the next commit"})
         return path
 
@@ -197,12 +198,12 @@ def test_environment_variables_work_as_everywhere(hub, published, tmp_path):
 def test_pinned_entry_comes_from_the_hub_at_its_revision(hub, published, folder, tiny, cache):
     known = pinned(folder, published)
     hub.publish(REPOSITORY, {"model.safetensors": b"newer"})
-    got = fetch_entry(known.entries["tiny"], known, cache_dir=cache)
+    got = fetch_entry(known.entries["tiny"], known, Access(cache))
     assert got.path.read_bytes() == (folder / "model.safetensors").read_bytes()
     assert got.origin == f"Hub repository {REPOSITORY} at {published}"
     assert not hub.requested("GET", "/releases/")
     hub.requests.clear()
-    assert fetch_entry(known.entries["tiny"], known, cache_dir=cache) == got
+    assert fetch_entry(known.entries["tiny"], known, Access(cache)) == got
     assert hub.requests == []
 
 
@@ -211,28 +212,28 @@ def test_entry_with_the_wrong_digest_on_the_hub_comes_from_the_release(hub, publ
     known = pinned(folder, published)
     (oid,) = hub.large
     hub.large[oid] = b"y" * len(hub.large[oid])
-    got = fetch_entry(known.entries["tiny"], known, cache_dir=cache)
+    got = fetch_entry(known.entries["tiny"], known, Access(cache))
     assert got.origin == hub.release_url + "tiny.safetensors"
 
 
 def test_both_sources_failing_are_both_named(hub, published, folder, cache, offline):
     known = pinned(folder, published)
     with pytest.raises(DownloadError, match=r"tiny: someone/tiny/model.*not in the cache.*; .*tiny.*is not there"):
-        fetch_entry(known.entries["tiny"], known, cache_dir=cache)
+        fetch_entry(known.entries["tiny"], known, Access(cache))
 
 
 def test_cached_release_file_spares_a_download_from_the_hub(hub, published, folder, cache):
     hub.releases["tiny.safetensors"] = (folder / "model.safetensors").read_bytes()
     known = pinned(folder, published)
     unpublished = replace(known, hub_namespace=None)
-    first = fetch_entry(unpublished.entries["tiny"], unpublished, cache_dir=cache)
+    first = fetch_entry(unpublished.entries["tiny"], unpublished, Access(cache))
     hub.requests.clear()
-    assert fetch_entry(known.entries["tiny"], known, cache_dir=cache) == first
+    assert fetch_entry(known.entries["tiny"], known, Access(cache)) == first
     assert hub.requests == []
 
 
 def test_unpublished_entry_never_asks_the_hub(hub, folder, cache):
     known = replace(pinned(folder, "0" * 40), hub_namespace=None)
     hub.releases["tiny.safetensors"] = (folder / "model.safetensors").read_bytes()
-    fetch_entry(known.entries["tiny"], known, cache_dir=cache)
+    fetch_entry(known.entries["tiny"], known, Access(cache))
     assert all(path.startswith("/releases/") for _, path, _ in hub.requests)

@@ -145,6 +145,13 @@ def test_imagenet_files_keep_their_temperature():
     assert infer_config(shapes_of(config), Path("dymn04_imitation.pt")).network.temperature == 1
 
 
+@pytest.mark.parametrize("name", ["mn_hop_99999.pt", "mn_mels_0.pt", "mn_mels_999999999.pt"])
+def test_a_name_that_says_what_cannot_be(tiny, tmp_path, name):
+    torch.save(tiny.state, tmp_path / name)
+    with pytest.raises(CheckpointError, match=rf"{name}: its name says what cannot be \((hop_samples|n_mels) must be"):
+        load_checkpoint(tmp_path / name)
+
+
 def test_foreign_pt(tiny, pt_file, caplog):
     with caplog.at_level(logging.INFO, "audiotag"):
         found = load_checkpoint(pt_file)
@@ -257,11 +264,11 @@ def test_tensors_that_do_not_fit_are_named(tiny, tmp_path, change, named, form):
         load_checkpoint(path)
 
 
-def test_building_checks_what_it_is_given(tiny):
+def test_a_checkpoint_checks_what_it_is_made_of(tiny):
     with pytest.raises(CheckpointError, match="wrong shape"):
-        build(replace(tiny, config=replace(tiny.config, network=NetworkConfig("dymn", 0.2, 5))))
+        replace(tiny, config=replace(tiny.config, network=NetworkConfig("dymn", 0.2, 5)))
     with pytest.raises(CheckpointError, match="missing"):
-        build(Checkpoint(tiny.config, {}, "nowhere"))
+        Checkpoint(tiny.config, {}, "nowhere")
 
 
 @pytest.mark.parametrize(

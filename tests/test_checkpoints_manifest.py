@@ -163,7 +163,7 @@ def broken(change):
         (broken(lambda m: m["checkpoints"]["mn04_as"].pop("licence")), "'mn04_as'.*licence"),
         (
             broken(lambda m: m["checkpoints"]["mn04_as"]["network"].update(width=-1)),
-            "'mn04_as'.*width must be positive",
+            "'mn04_as'.*width must be a positive number up to 8, got -1",
         ),
         (broken(lambda m: m["checkpoints"]["mn04_as"]["sources"][1].update(size="3")), "'mn04_as'.*size must be"),
         (

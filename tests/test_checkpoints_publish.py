@@ -10,7 +10,8 @@ import pytest
 import torch
 import yaml
 
-from audiotag.checkpoints import publish
+from audiotag.checkpoints import publish, push
+from audiotag.checkpoints.access import Access
 from audiotag.checkpoints.digests import digests
 from audiotag.checkpoints.load import load_checkpoint, load_entry, save_weights
 from audiotag.checkpoints.manifest import Source, manifest, parse
@@ -95,31 +96,31 @@ def test_convert_refuses_a_full_folder_and_leaves_nothing_behind(tiny, tmp_path,
 
 def test_uploaded_folder_loads_from_the_hub(hub, folder, tiny, cache):
     (folder / "notes.txt").write_text("not for others")
-    revision = publish.push_to_hub(folder, "me/new", token=TOKEN)
+    revision = push.push_to_hub(folder, "me/new", token=TOKEN)
     (folder / "notes.txt").unlink()
     commit, tree = hub.repositories["me/new"].commits[-1]
     assert revision == commit and sorted(tree) == ["README.md", "config.json", "model.safetensors"]
     assert same(load_checkpoint("me/new", cache_dir=cache), tiny)
     assert not hub.repositories["me/new"].private
-    assert publish.push_to_hub(folder, "me/new", token=TOKEN) == revision  # unchanged: nothing to commit
+    assert push.push_to_hub(folder, "me/new", token=TOKEN) == revision  # unchanged: nothing to commit
     assert all("authorization" not in headers for headers in hub.requested("PUT", "/large/"))
 
 
 def test_loaded_checkpoint_is_uploaded(hub, tiny, cache):
-    publish.push_checkpoint(tiny, "me/loaded", token=TOKEN, private=True)
+    push.push_checkpoint(tiny, "me/loaded", token=TOKEN, private=True)
     assert hub.repositories["me/loaded"].private
     assert same(load_checkpoint("me/loaded", cache_dir=cache, token=TOKEN), tiny)
 
 
 def test_uploads_that_cannot_be(hub, folder, tmp_path):
     with pytest.raises(CheckpointError, match=r"me/x: the upload failed .*token that may write"):
-        publish.push_to_hub(folder, "me/x", token="wrong")
+        push.push_to_hub(folder, "me/x", token="wrong")
     with pytest.raises(InvalidInputError, match="folder must be a checkpoint folder"):
-        publish.push_to_hub(tmp_path / "none", "me/x", token=TOKEN)
+        push.push_to_hub(tmp_path / "none", "me/x", token=TOKEN)
     with pytest.raises(CheckpointError, match=r"has no config\.json"):
-        publish.push_to_hub(tmp_path, "me/x", token=TOKEN)
+        push.push_to_hub(tmp_path, "me/x", token=TOKEN)
     with pytest.raises(CheckpointError, match="three/part/name: the upload failed"):
-        publish.push_to_hub(folder, "three/part/name", token=TOKEN)
+        push.push_to_hub(folder, "three/part/name", token=TOKEN)
     assert hub.repositories == {}
 
 
@@ -132,7 +133,7 @@ def test_upload_that_arrives_changed_is_seen(hub, folder, monkeypatch):
 
     monkeypatch.setattr(hub.RequestHandlerClass, "commit", spoil)
     with pytest.raises(VerificationError, match=r"me/x at .*: the Hub holds model.safetensors as"):
-        publish.push_to_hub(folder, "me/x", token=TOKEN)
+        push.push_to_hub(folder, "me/x", token=TOKEN)
 
 
 # the maintainer's command
@@ -165,7 +166,7 @@ def test_publishing_records_revision_size_and_digest(hub, shared_dir, manifest_f
     assert {n: e for n, e in known.entries.items() if n != "mn04_as"} == {
         n: e for n, e in manifest().entries.items() if n != "mn04_as"
     }
-    found = load_entry(known.entries["mn04_as"], known, cache_dir=cache / "other")
+    found = load_entry(known.entries["mn04_as"], known, Access(cache / "other"))
     assert found.origin == f"Hub repository us/mn04_as at {revision}"
     original = load_checkpoint(shared_dir / "reference" / "mn04_as_mAP_432.pt")
     assert same(found, original)

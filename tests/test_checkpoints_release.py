@@ -1,11 +1,15 @@
 """Fetching release files from a loopback server: verified, resumed, capped, shared between processes, offline."""
 
+import contextlib
 import errno
 import hashlib
 import logging
 import os
+import socket
 import subprocess
 import sys
+import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -14,7 +18,8 @@ import numpy as np
 import pytest
 
 from audiotag.checkpoints import release
-from audiotag.checkpoints.fetch import fetch, fetch_entry, is_cached, release_path
+from audiotag.checkpoints.access import Access
+from audiotag.checkpoints.fetch import fetch, fetch_entry, is_cached
 from audiotag.checkpoints.manifest import Manifest, Source, manifest
 from audiotag.config import CheckpointConfig
 from audiotag.errors import CheckpointError, DownloadError, InvalidInputError, VerificationError
@@ -49,7 +54,7 @@ def known(source=None):
 
 def get(cache, source=None, **options):
     data = known(source)
-    return fetch_entry(data.entries["thing"], data, cache_dir=cache, **options).path
+    return fetch_entry(data.entries["thing"], data, Access(cache, **options)).path
 
 
 def here(cache):
@@ -73,7 +78,7 @@ def gets(server):
 )
 def test_fetched_once_then_cached(server, cache, source):
     path = get(cache, source)
-    assert path == release_path(source, cache) and path.read_bytes() == CONTENT and here(cache) == [NAME]
+    assert path == cache / "audiotag" / NAME and path.read_bytes() == CONTENT and here(cache) == [NAME]
     assert get(cache, source) == path
     assert get(cache, source, local_files_only=True) == path
     assert len(gets(server)) == 1
@@ -195,7 +200,7 @@ def test_only_http_is_fetched(hub, cache, monkeypatch, base):
 def test_manifest_address_serves_without_the_variable(server, cache, monkeypatch):
     monkeypatch.delenv("AUDIOTAG_RELEASE_URL")
     data = replace(known(), release_url=server.release_url)
-    assert fetch_entry(data.entries["thing"], data, cache_dir=cache).path.read_bytes() == CONTENT
+    assert fetch_entry(data.entries["thing"], data, Access(cache)).path.read_bytes() == CONTENT
 
 
 # the cache
@@ -210,7 +215,7 @@ def test_damaged_cached_file_is_fetched_again(server, cache, caplog):
 
 
 def test_damaged_cached_file_is_refused_offline(server, cache, offline):
-    path = release_path(known().entries["thing"].sources[0], cache)
+    path = cache / "audiotag" / NAME
     path.parent.mkdir()
     path.write_bytes(CONTENT[:100])
     with pytest.raises(VerificationError, match=rf"{path}: size 100 .expected 3000000.*not used; delete it"):
@@ -236,11 +241,11 @@ def test_default_cache_is_in_hf_home(server, tmp_path, monkeypatch):
 
 def test_is_cached(server, cache):
     entry = manifest().entries["mn04_as"]
-    assert is_cached(entry, cache) is None
-    path = release_path(entry.sources[-1], cache)
+    assert is_cached(entry, Access(cache)) is None
+    path = cache / "audiotag" / entry.sources[-1].file
     path.parent.mkdir()
     path.write_bytes(b"")
-    assert is_cached(entry, cache) == path
+    assert is_cached(entry, Access(cache)) == path
 
 
 # what cannot be verified
@@ -329,13 +334,16 @@ def test_cache_that_is_a_file(server, tmp_path):
 
 CLIENT = """
 import sys
+import threading
+import time
 from audiotag.checkpoints.release import fetch_file
 from audiotag.checkpoints.manifest import Source
 from pathlib import Path
 url, sha256, path = sys.argv[1:]
 print("ready", flush=True)
 sys.stdin.readline()
-print(fetch_file(url, Source("release", "weights.pt", sha256=sha256), Path(path)).sha256)
+fetch_file(url, Source("release", "weights.pt", sha256=sha256), Path(path))
+print(sha256)
 """
 
 
@@ -398,3 +406,143 @@ def test_package_file_that_differs(monkeypatch):
         get(None, Source("package", "data/class_labels_indices.csv", sha256="0" * 64))
     with pytest.raises(VerificationError, match="no digest"):
         get(None, Source("package", "data/class_labels_indices.csv"))
+
+
+# servers that lie or dawdle, and addresses that are none
+
+
+@pytest.fixture
+def names_nobody(monkeypatch):
+    """Host names are encoded as the real look-up does, and then found by nobody."""
+
+    def look_up(host, *rest, **named):
+        host.encode("idna")
+        raise socket.gaierror(-2, "Name or service not known")
+
+    original = socket.getaddrinfo
+    monkeypatch.setattr(
+        socket, "getaddrinfo", lambda host, *a, **k: (original if host == "127.0.0.1" else look_up)(host, *a, **k)
+    )
+
+
+@pytest.fixture
+def raw(monkeypatch):
+    """A server that answers every request with the bytes it is given, a pause between them, and hangs up."""
+    made = []
+
+    def serve(*pieces, pause_s=0.0):
+        def answer():
+            while True:
+                try:
+                    connection = listening.accept()[0]
+                except OSError:
+                    return
+                with connection, contextlib.suppress(OSError):
+                    connection.recv(65536)
+                    for piece in pieces:
+                        connection.sendall(piece)
+                        time.sleep(pause_s)
+
+        listening = socket.create_server(("127.0.0.1", 0))
+        made.append(listening)
+        threading.Thread(target=answer, daemon=True).start()
+        monkeypatch.setenv("AUDIOTAG_RELEASE_URL", f"http://127.0.0.1:{listening.getsockname()[1]}/")
+
+    yield serve
+    for listening in made:
+        listening.close()
+
+
+OK = b"HTTP/1.1 200 OK\r\n"
+CHUNKED = OK + b"Transfer-Encoding: chunked\r\n\r\n"
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        OK + b"Content-Length: \xb2\r\n\r\nx",
+        OK + b"Content-Length: " + b"9" * 5000 + b"\r\n\r\nx",
+        OK + b"Content-Length: -5\r\n\r\nx",
+        CHUNKED + b"-5\r\nx\r\n",
+        CHUNKED + b"zz\r\nx\r\n",
+        CHUNKED + b"\xb2\r\nx\r\n",
+        CHUNKED + b"f" * 70_000,
+        CHUNKED + b"5\r\nab",
+        b"",
+        b"garbage\r\n\r\n",
+        b"HTTP/1.1 abc\r\n\r\n",
+        OK + b"X: y\r\n" * 500 + b"\r\n",
+        OK + b"X: " + b"y" * 70_000,
+        b"HTTP/1.1 302 Found\r\nLocation: http://[::1\r\n\r\n",
+        b"HTTP/1.1 302 Found\r\nLocation: http://x..y/\r\n\r\n",
+        b"HTTP/1.1 302 Found\r\nLocation: http://127.0.0.1:99999/\r\n\r\n",
+        b"HTTP/1.1 302 Found\r\nLocation: http://127.0.0.1:1x/\r\n\r\n",
+        b"HTTP/1.1 302 Found\r\nLocation: file:///etc/passwd\r\n\r\n",
+        b"HTTP/1.1 302 Found\r\nLocation: \xff\xfe\r\n\r\n",
+    ],
+    ids=lambda answer: repr(answer[-40:]),
+)
+def test_whatever_a_server_says_is_our_error(raw, names_nobody, cache, answer):
+    raw(answer)
+    with pytest.raises((DownloadError, VerificationError), match=NAME):
+        get(cache, Source("release", NAME, sha256=SHA256))
+    assert NAME not in here(cache)
+
+
+@pytest.mark.parametrize(
+    "base",
+    [
+        "http://[::1",
+        "http://x..y",
+        "http://\u00e4..b",
+        "http://127.0.0.1:99999",
+        "http://127.0.0.1/mod\u00e8les",
+        "http://a b",
+    ],
+)
+def test_whatever_the_variable_says_is_our_error(hub, names_nobody, cache, monkeypatch, base):
+    monkeypatch.setenv("AUDIOTAG_RELEASE_URL", base)
+    with pytest.raises(DownloadError, match=r"weights\.pt"):
+        get(cache)
+
+
+def test_a_file_of_no_stated_length_is_not_kept_without_a_digest(server, cache):
+    server.faults = [Fault(no_length=True, cut_after=1_000_000)]
+    with pytest.raises(DownloadError, match="does not say how long the file is, so that a cut one would not show"):
+        get(cache, Source("release", NAME), allow_unverified=True)
+    assert here(cache) == []
+    server.faults = [Fault(no_length=True)]
+    assert get(cache).read_bytes() == CONTENT  # a digest tells
+
+
+def test_chunks_tell_their_end(raw, cache):
+    raw(CHUNKED + b"5\r\nabcde\r\n", b"0\r\n\r\n")
+    assert get(cache, Source("release", NAME), allow_unverified=True).read_bytes() == b"abcde"
+
+
+def test_a_server_that_trickles_is_given_up(raw, cache, monkeypatch):
+    monkeypatch.setattr(release, "TIMEOUT_S", 0.3)
+    monkeypatch.setattr(release, "PAUSES_S", (0.01,))
+    raw(OK + b"Content-Length: 3000000\r\n\r\n", *[b"x"] * 1000, pause_s=0.05)
+    start = time.monotonic()
+    with pytest.raises(DownloadError, match=r"no more than \d+ bytes in 0\.3 s, after 2 attempts"):
+        get(cache)
+    assert time.monotonic() - start < 10
+
+
+def test_waiting_for_another_download_is_said(server, cache, monkeypatch, caplog):
+    monkeypatch.setattr(release, "WAIT_NOTE_S", 0.05)
+    server.faults = [Fault(delay_s=0.5)]
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(lambda _: get(cache), range(2)))
+    said = [r for r in caplog.records if r.levelno == logging.WARNING]
+    assert [r.getMessage() for r in said] == [
+        f"{cache / 'audiotag' / NAME}: waiting for another process that is downloading it"
+    ]
+
+
+def test_a_server_cannot_write_to_the_terminal(raw, cache):
+    raw(b"HTTP/1.1 404 \x1b[2J\x1b]0;pwned\x07\r\n\r\n")
+    with pytest.raises(DownloadError, match=r"404 \\x1b\[2J") as caught:
+        get(cache)
+    assert "\x1b" not in str(caught.value)

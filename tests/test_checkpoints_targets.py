@@ -2,7 +2,6 @@
 
 import json
 import os
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -77,7 +76,7 @@ def test_folders_and_files_that_are_no_checkpoints(five, tmp_path):
         ("[1]", "must be a JSON object"),
         ("{}", "format_version must be 1, got None"),
         ('{"format_version": 9}', "got 9; another model's file, or a newer audiotag's"),
-        ('{"format_version": 1, "netwrok": {}}', "has no netwrok"),
+        ('{"format_version": 1, "netwrok": {}}', "has no 'netwrok'; it has name, network"),
         ('{"format_version": 1, "network": {"width": "wide"}}', "config.json: "),
         ('{"format_version": 1, "card": 3}', "card must be a JSON object"),
         ("[" * 100_000, "config.json: "),
@@ -93,19 +92,34 @@ def test_broken_config(five, tmp_path, text, named):
 @pytest.mark.parametrize(
     ("part", "key", "value", "named"),
     [
-        ("network", "width", float("inf"), "width must be positive and finite"),
-        ("network", "width", float("nan"), "width must be positive and finite"),
-        ("network", "width", 1e9, "no network can be built"),
-        ("network", "width", 1e300, "no network can be built"),
-        ("network", "n_labels", 10**30, "labels null means AudioSet's 527, got n_labels 1000"),
+        ("network", "width", float("inf"), "width must be a positive number up to 8"),
+        ("network", "width", float("nan"), "width must be a positive number"),
+        ("network", "width", True, "width must be a positive number"),
+        ("network", "width", 1e9, "width must be a positive number up to 8, got 1000000000.0"),
+        ("network", "width", 10**400, "width must be a positive number up to 8, got an integer of 1329 bits"),
+        ("network", "n_labels", 10**30, "labels null means AudioSet's 527, got n_labels an integer of 100 bits"),
+        ("network", "n_labels", True, "n_labels must be a whole number at least 1, got True"),
         ("network", "strides", "2222", "strides must be"),
+        ("network", "strides", [True, 2, 2, 2], r"strides must be four numbers, each 1 or 2, got \[True"),
+        ("network", "strides", [2.0, 2, 2, 2], "strides must be four numbers"),
+        ("network", "strides", 2, "NetworkConfig: 'int' object is not iterable"),
         ("network", "head", ["mlp"], "head must be one of"),
-        ("network", "temperature", None, "not supported between"),
+        ("network", "temperature", None, "temperature must be a positive number, got None"),
+        ("network", "temperature", float("inf"), "temperature must be a positive number"),
         ("frontend", "fmax_hz", float("nan"), "need 0 <= fmin_hz"),
-        ("frontend", "hop_samples", 1.5, "hop_samples must be a positive integer"),
-        (None, "window_s", float("inf"), "window_s must be positive and finite"),
+        ("frontend", "fmax_hz", "high", "need 0 <= fmin_hz"),
+        ("frontend", "hop_samples", 1.5, "hop_samples must be a whole number from 1 to 1024"),
+        ("frontend", "hop_samples", 1, "hop_samples 1 and n_mels 128 make more than 1048576 values"),
+        ("frontend", "n_mels", 10**9, "n_mels must be a whole number from 1 to 1024"),
+        ("frontend", "n_fft", 2**31, "n_fft must be a whole number from 1 to 16384"),
+        ("frontend", "sample_rate_hz", 10**9, "sample_rate_hz must be a whole number from 1000 to 10000000"),
+        (None, "window_s", float("inf"), r"window_s must be a positive number up to 524\.288"),
+        (None, "window_s", 1e9, r"window_s must be a positive number up to 524\.288"),
+        (None, "window_s", 500, "make more than 1048576 values of log-mel a window"),
+        (None, "window_s", 1e-9, "must hold at least n_fft 1024 samples"),
         (None, "labels", "abcde", "labels must be a list of names"),
         (None, "labels", [1, 2, 3, 4, 5], "labels must be a list of names"),
+        (None, "labels", ["a", "a", "b", "c", "d"], "labels must be names that differ"),
         (None, "labels", ["a"], "1 labels for a network with 5 outputs"),
         (None, "name", 5, "name must be a string"),
         (None, "network", None, "NetworkConfig must be a mapping"),
@@ -134,14 +148,14 @@ def test_config_of_another_network(five, tmp_path):
 # nothing half-written
 
 
+def full(*_):
+    raise OSError(28, "No space left on device")
+
+
 def test_failed_write_leaves_what_was_there(five, tmp_path, monkeypatch):
     path = tmp_path / "x.safetensors"
     save_weights(path, five.state, five.config, five.card)
     before = path.read_bytes()
-
-    def full(*_):
-        raise OSError(28, "No space left on device")
-
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(OutputError, match=r"x\.safetensors: cannot be written \(No space left"):
         save_weights(path, five.state, five.config, {})
@@ -150,8 +164,10 @@ def test_failed_write_leaves_what_was_there(five, tmp_path, monkeypatch):
 
 def test_half_replaced_folder_is_no_checkpoint(five, tmp_path, monkeypatch):
     folder = save_checkpoint(five, tmp_path / "x")
-    with pytest.raises(CheckpointError, match="missing"):
-        save_checkpoint(replace(five, state={}), folder)
+    with monkeypatch.context() as failing:
+        failing.setattr(os, "fsync", full)
+        with pytest.raises(OutputError, match=rf"^{folder}/model\.safetensors: cannot be written"):
+            save_checkpoint(five, folder)
     with pytest.raises(CheckpointError, match=r"has no config\.json"):
         load_checkpoint(folder)
 

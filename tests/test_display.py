@@ -1,9 +1,13 @@
 """How scores, times and names are written."""
 
+import unicodedata
+
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from audiotag.text import bar, clock, columns, fit, printable, text_table
+from audiotag.errors import InvalidInputError, OutputError
+from audiotag.text import bar, clock, columns, fit, printable, printable_name, text_table
 
 
 def test_clock():
@@ -32,11 +36,41 @@ def test_fit_is_exactly_as_wide(text, width):
         assert fit(text, width).rstrip(" ") == text.rstrip(" ")
 
 
+ANY = st.text(
+    st.characters() | st.sampled_from("\\\n\t\rnxu0285\udc80\udc85\udcff\ud800\x85\x1b\u202e\u2069")
+)  # surrogates too
+
+
 @settings(deadline=None)
-@given(st.text())
+@given(ANY)
 def test_printable_text_is_one_line_of_unicode(text):
     shown = printable(text)
     assert shown.encode("utf-8").decode("utf-8") == shown and len(shown.splitlines()) <= 1 and printable(shown) == shown
+    assert not any(
+        unicodedata.bidirectional(c) in ("LRE", "RLE", "LRO", "RLO", "PDF", "LRI", "RLI", "FSI", "PDI") for c in shown
+    )
+    assert "\x1b" not in shown and "\x9b" not in shown
+
+
+@settings(deadline=None)
+@given(ANY, ANY)
+def test_no_two_names_look_alike(one, other):
+    assert (printable_name(one) == printable_name(other)) == (one == other)
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [("a\nb", "a\\nb"), ("\x85", "\udc85"), ("\\\n", "\\\\n"), ("\u202e", "\\u202e"), ("\udcff", "\\xff")],
+)
+def test_names_that_looked_alike(one, other):
+    assert printable_name(one) != printable_name(other)
+
+
+def test_whatever_an_error_quotes_is_printable():
+    error = InvalidInputError("no \x1b[31mlabel\n is called \u202e'x'")
+    assert (
+        str(error) == r"no \x1b[31mlabel\n is called \u202e'x'" and str(OutputError("plain \u00e4")) == "plain \u00e4"
+    )
 
 
 def test_tables_drop_bars_before_names():

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import os
-from pathlib import Path
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
-from ..errors import VerificationError
+from ..errors import DownloadError
 from .manifest import Source
 
 CHUNK_BYTES = 1 << 20
@@ -22,50 +22,59 @@ class Digests(NamedTuple):
 
 
 def digests(path: str | os.PathLike[str]) -> Digests:
-    """Compute all of a file's digests in one pass, a chunk at a time.
+    """Compute all of a file's digests in one pass.
 
     Raises
     ------
     OSError
         If the file cannot be read.
     """
-    with open(path, "rb") as file:
-        size = os.fstat(file.fileno()).st_size
-        sha256 = hashlib.sha256()
-        # git hashes a header with the size, then the content; SHA-1 here is git's name for the file.
-        blob = hashlib.sha1(f"blob {size}\0".encode(), usedforsecurity=False)
-        while chunk := file.read(CHUNK_BYTES):
-            sha256.update(chunk)
-            blob.update(chunk)
-    return Digests(size, sha256.hexdigest(), blob.hexdigest())
+    return Digests(os.path.getsize(path), *_hashed(path, _sha256, _git_blob))
 
 
-def mismatch(found: Digests, expected: Source) -> str | None:
-    """What differs from the recorded digests, as "size 3 (expected 4)"; None where all that is recorded agrees."""
-    differing = []
-    for name, label in (("size", "size"), ("sha256", "SHA-256"), ("git_blob_sha1", "git blob SHA-1")):
-        want, got = getattr(expected, name), getattr(found, name)
-        if want is not None and want != got:
-            differing.append(f"{label} {got} (expected {want})")
-    return ", ".join(differing) or None
-
-
-def verify(path: str | os.PathLike[str], expected: Source, next_step: str) -> Digests:
-    """Compare a file with every digest recorded in `expected`.
-
-    Parameters
-    ----------
-    next_step : str
-        What the user should do if it differs; ends the message.
+def difference(path: str | os.PathLike[str], expected: Source) -> str | None:
+    """Compare a file with its recorded digests: what differs, as "size 3 (expected 4)", or None where all agrees.
 
     Raises
     ------
-    VerificationError
-        If the size or a digest differs, or none is recorded. The message names path, found and expected.
+    DownloadError
+        If it cannot be read.
     """
-    if not expected.verifiable:
-        raise VerificationError(f"{path}: no digest of {expected.file} is known, so it cannot be verified; {next_step}")
-    found = digests(path)
-    if difference := mismatch(found, expected):
-        raise VerificationError(f"{Path(path)}: {difference}; the file was not used; {next_step}")
-    return found
+    recorded = [
+        (label, algorithm, want)
+        for label, algorithm, want in (
+            ("SHA-256", _sha256, expected.sha256),
+            ("git blob SHA-1", _git_blob, expected.git_blob_sha1),
+        )
+        if want is not None
+    ]
+    if not recorded:
+        return "no digest of it is recorded"
+    try:
+        size = os.path.getsize(path)
+        if expected.size not in (None, size):
+            return f"size {size} (expected {expected.size})"
+        found = _hashed(path, *(algorithm for _, algorithm, _ in recorded))
+    except OSError as error:
+        reason = error.strerror or error
+        raise DownloadError(f"{path}: cannot be read ({reason}); check its permissions or delete it") from error
+    pairs = [(label, got, want) for (label, _, want), got in zip(recorded, found, strict=True) if got != want]
+    return ", ".join(f"{label} {got} (expected {want})" for label, got, want in pairs) or None
+
+
+def _sha256(size: int) -> Any:
+    return hashlib.sha256()
+
+
+def _git_blob(size: int) -> Any:
+    # git hashes a header with the size, then the content; SHA-1 here is git's name for the file.
+    return hashlib.sha1(f"blob {size}\0".encode(), usedforsecurity=False)
+
+
+def _hashed(path: str | os.PathLike[str], *algorithms: Callable[[int], Any]) -> list[str]:
+    with open(path, "rb", buffering=0) as file:
+        hashes = [algorithm(os.fstat(file.fileno()).st_size) for algorithm in algorithms]
+        while chunk := file.read(CHUNK_BYTES):
+            for each in hashes:
+                each.update(chunk)
+    return [each.hexdigest() for each in hashes]

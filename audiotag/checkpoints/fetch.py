@@ -15,7 +15,8 @@ from typing import Any, NamedTuple
 
 from ..errors import CheckpointError, DownloadError, VerificationError
 from . import hub, release
-from .digests import verify
+from .access import Access, CacheDir, Token
+from .digests import difference
 from .manifest import HUB_FILE, Entry, Manifest, Source, manifest
 
 log = logging.getLogger(__name__)
@@ -31,41 +32,34 @@ class Fetched(NamedTuple):
     origin: str
 
 
-def release_url(source: Source, known: Manifest, base: str | None = None) -> str:
-    """Address of a release file, under `base` instead of the manifest's address if given."""
-    return f"{(base or known.release_url).rstrip('/')}/{source.file}"
-
-
-def release_path(source: Source, cache_dir: hub.CacheDir = None) -> Path:
-    """Where a release file is cached."""
-    from huggingface_hub import constants
-
-    return Path(cache_dir or constants.HF_HOME).expanduser() / "audiotag" / source.file
+def release_url(source: Source, base: str) -> str:
+    """Return the address of a release file under the release's address."""
+    return f"{base.rstrip('/')}/{source.file}"
 
 
 def package_path(source: Source) -> Path:
-    """Where a file of the package lies."""
+    """Return where a file of the package lies."""
     return Path(str(files("audiotag").joinpath(source.file)))
 
 
-def locate(entry: Entry, source: Source, known: Manifest, cache_dir: hub.CacheDir = None) -> Path | None:
-    """Where a source's file lies on this machine, unverified; None where it does not."""
+def locate(entry: Entry, source: Source, known: Manifest, access: Access) -> Path | None:
+    """Find a source's file on this machine, unverified; None where it is not there."""
     if source.kind == "hub":
         repo_id = known.hub_repository(entry.name)
-        return None if repo_id is None else hub.cached_file(repo_id, source.file, source.revision, cache_dir)
-    path = package_path(source) if source.kind == "package" else release_path(source, cache_dir)
+        return None if repo_id is None else hub.cached_file(repo_id, source.file, source.revision, access)
+    path = package_path(source) if source.kind == "package" else access.release_dir / source.file
     return path if path.is_file() else None
 
 
-def is_cached(entry: Entry, cache_dir: hub.CacheDir = None) -> Path | None:
-    """The entry's file on this machine, from whichever source and not yet verified; None where it has to be fetched."""
+def is_cached(entry: Entry, access: Access = Access()) -> Path | None:
+    """Find an entry's file on this machine, of whichever source and unverified; None where it has to be fetched."""
     known = manifest()
-    paths = (locate(entry, source, known, cache_dir) for source in known.usable_sources(entry))
+    paths = (locate(entry, source, known, access) for source in known.usable_sources(entry))
     return next((path for path in paths if path is not None), None)
 
 
-def status(name: str, *, cache_dir: hub.CacheDir = None) -> dict[str, Any]:
-    """What ``audiotag models`` shows of an entry.
+def status(name: str, *, cache_dir: CacheDir = None) -> dict[str, Any]:
+    """Collect what ``audiotag models`` shows of an entry.
 
     Returns
     -------
@@ -76,7 +70,7 @@ def status(name: str, *, cache_dir: hub.CacheDir = None) -> dict[str, Any]:
     known = manifest()
     entry = known.entry(name)
     source = known.usable_sources(entry)[0]
-    cached = is_cached(entry, cache_dir)
+    cached = is_cached(entry, Access(cache_dir))
     places = {"package": "package", "hub": f"Hub {known.hub_repository(name)}", "release": "authors' release"}
     return {
         "name": name,
@@ -94,9 +88,9 @@ def fetch(
     name: str,
     *,
     revision: str | None = None,
-    cache_dir: hub.CacheDir = None,
+    cache_dir: CacheDir = None,
     local_files_only: bool = False,
-    token: hub.Token = None,
+    token: Token = None,
     allow_unverified: bool = False,
 ) -> Path:
     """Fetch and verify a checkpoint of the manifest, or a Hub repository's, for later use; see `load_checkpoint`.
@@ -106,23 +100,15 @@ def fetch(
     Path
         The weights' file.
     """
-    options: dict[str, Any] = {"cache_dir": cache_dir, "local_files_only": local_files_only, "token": token}
+    access = Access(cache_dir, local_files_only, token, revision, allow_unverified)
     known = manifest()
     if name not in known.entries and "/" in name:
-        return fetch_repository(name, revision=revision, **options)[0] / HUB_FILE
-    return fetch_entry(known.entry(name), known, allow_unverified=allow_unverified, **options).path
+        return fetch_repository(name, access)[0] / HUB_FILE
+    return fetch_entry(known.entry(name), known, access).path
 
 
-def fetch_entry(
-    entry: Entry,
-    known: Manifest,
-    *,
-    cache_dir: hub.CacheDir = None,
-    local_files_only: bool = False,
-    token: hub.Token = None,
-    allow_unverified: bool = False,
-) -> Fetched:
-    """The verified file of an entry: one that is cached, else from the first of its sources that can serve.
+def fetch_entry(entry: Entry, known: Manifest, access: Access = Access()) -> Fetched:
+    """Find or fetch the verified file of an entry: one that is cached, else from the first source that can serve.
 
     Raises
     ------
@@ -131,20 +117,14 @@ def fetch_entry(
     DownloadError
         If no source can be reached, or the file cannot be stored.
     VerificationError
-        If what was found is not what is recorded, or nothing is recorded and `allow_unverified` is not given.
+        If what was found is not what is recorded, or nothing is recorded and unverified files are not allowed.
     """
-    sources = known.usable_sources(entry)
-    local = local_files_only or hub.offline()
     # A cached file of a later source is better than a download from an earlier one.
-    ordered = sorted(sources, key=lambda source: locate(entry, source, known, cache_dir) is None)
+    sources = sorted(known.usable_sources(entry), key=lambda source: locate(entry, source, known, access) is None)
     failures: list[CheckpointError] = []
-    for source in ordered:
+    for source in sources:
         try:
-            if source.kind == "package":
-                return _from_package(entry, source)
-            if source.kind == "hub":
-                return _from_hub(entry, source, known, cache_dir, local, token)
-            return _from_release(entry, source, known, cache_dir, local, allow_unverified)
+            return _SERVED[source.kind](entry, source, known, access)
         except (DownloadError, VerificationError) as error:
             log.info("%s: source %r failed: %s", entry.name, source.kind, error)
             failures.append(error)
@@ -152,62 +132,52 @@ def fetch_entry(
     raise kind(f"{entry.name}: " + "; ".join(str(failure) for failure in failures)) from failures[0]
 
 
-def _from_package(entry: Entry, source: Source) -> Fetched:
+def _from_package(entry: Entry, source: Source, known: Manifest, access: Access) -> Fetched:
     path = package_path(source)
     if not path.is_file():
         raise CheckpointError(f"{path}: missing from this installation; reinstall audiotag-dymn")
-    verify(path, source, "reinstall audiotag-dymn")
+    if wrong := difference(path, source):
+        raise VerificationError(f"{path}: {wrong}; the file was not used; reinstall audiotag-dymn")
     return Fetched(path, f"{entry.name}, inside the package")
 
 
-def _from_hub(
-    entry: Entry, source: Source, known: Manifest, cache_dir: hub.CacheDir, local: bool, token: hub.Token
-) -> Fetched:
+def _from_hub(entry: Entry, source: Source, known: Manifest, access: Access) -> Fetched:
     repo_id = known.hub_repository(entry.name)
     assert repo_id is not None
-    options: dict[str, Any] = {"cache_dir": cache_dir, "local_files_only": local, "token": token}
-    path = hub.hub_file(repo_id, source.file, expected=source, revision=source.revision, **options)
+    path = hub.hub_file(repo_id, source.file, access, expected=source, revision=source.revision)
     return Fetched(path, f"Hub repository {repo_id} at {source.revision}")
 
 
-def _from_release(
-    entry: Entry, source: Source, known: Manifest, cache_dir: hub.CacheDir, local: bool, allow_unverified: bool
-) -> Fetched:
-    url, path = release_url(source, known, os.environ.get(RELEASE_URL_VARIABLE)), release_path(source, cache_dir)
-    fetched = Fetched(path, url)
+def _from_release(entry: Entry, source: Source, known: Manifest, access: Access) -> Fetched:
+    url = release_url(source, os.environ.get(RELEASE_URL_VARIABLE) or known.release_url)
+    path = access.release_dir / source.file
+    step = f"run 'audiotag fetch {entry.name}' with a connection"
     if path.is_file():
-        difference = release.check_cached(path, source)
-        if difference is None:
-            return fetched
-        if local:
-            raise VerificationError(
-                f"{path}: {difference}; the file was not used; delete it and run 'audiotag fetch {entry.name}' with a "
-                "connection"
-            )
-        log.warning("%s: %s; fetching it again", path, difference)
-    elif local:
+        wrong = release.check_cached(path, source)
+        if wrong is None:
+            return Fetched(path, url)
+        if access.offline:
+            raise VerificationError(f"{path}: {wrong}; the file was not used; delete it and {step}")
+        log.warning("%s: %s; fetching it again", path, wrong)
+    elif access.offline:
         raise DownloadError(
-            f"{path} is not there, and the network is not to be used; run 'audiotag fetch {entry.name}' with a "
-            "connection, or unset HF_HUB_OFFLINE and local_files_only"
+            f"{path} is not there, and the network is not to be used; {step}, or unset HF_HUB_OFFLINE and "
+            "local_files_only"
         )
-    if not source.verifiable and not allow_unverified:
+    if not source.verifiable and not access.allow_unverified:
         raise VerificationError(
             f"{url} is not fetched: no digest of it is known, so it cannot be verified; if you trust the address, say "
             f"so with 'audiotag fetch {entry.name} --allow-unverified' or allow_unverified=True, which print the digest"
         )
     release.fetch_file(url, source, path)
-    return fetched
+    return Fetched(path, url)
 
 
-def fetch_repository(
-    repo_id: str,
-    *,
-    revision: str | None = None,
-    cache_dir: hub.CacheDir = None,
-    local_files_only: bool = False,
-    token: hub.Token = None,
-) -> tuple[Path, str]:
-    """Configuration and weights of any Hub repository, both of one commit, compared with the digests the Hub records.
+_SERVED = {"package": _from_package, "hub": _from_hub, "release": _from_release}
+
+
+def fetch_repository(repo_id: str, access: Access = Access()) -> tuple[Path, str]:
+    """Fetch configuration and weights of any Hub repository, of one commit, compared with the digests the Hub records.
 
     Returns
     -------
@@ -216,7 +186,6 @@ def fetch_repository(
     origin : str
         Repository and commit, in words.
     """
-    options: dict[str, Any] = {"cache_dir": cache_dir, "local_files_only": local_files_only, "token": token}
-    folder = hub.hub_file(repo_id, CONFIG_FILE, expected=None, revision=revision, **options).parent
-    hub.hub_file(repo_id, HUB_FILE, expected=None, revision=folder.name, **options)
+    folder = hub.hub_file(repo_id, CONFIG_FILE, access, revision=access.revision).parent
+    hub.hub_file(repo_id, HUB_FILE, access, revision=folder.name)
     return folder, f"Hub repository {repo_id} at {folder.name}"

@@ -13,48 +13,27 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 from ..errors import DownloadError, VerificationError
-from .digests import digests, mismatch
+from .access import Access, Token
+from .digests import difference
 from .manifest import Source
 
 log = logging.getLogger(__name__)
 
-CacheDir = str | os.PathLike[str] | None
-Token = str | bool | None
 
-
-def _plain(cache_dir: CacheDir) -> str | None:
-    return None if cache_dir is None else os.path.expanduser(cache_dir)
-
-
-def offline() -> bool:
-    """Whether ``HF_HUB_OFFLINE`` forbids using the network."""
-    from huggingface_hub import constants
-
-    return bool(constants.HF_HUB_OFFLINE)
-
-
-def cached_file(repo_id: str, name: str, revision: str | None, cache_dir: CacheDir) -> Path | None:
-    """The file in the Hub's cache, unverified; None where it is not there."""
+def cached_file(repo_id: str, name: str, revision: str | None, access: Access) -> Path | None:
+    """Find a file in the Hub's cache, unverified; None where it is not there."""
     from huggingface_hub import try_to_load_from_cache
 
-    found = try_to_load_from_cache(repo_id, name, cache_dir=_plain(cache_dir), revision=revision)
+    found = try_to_load_from_cache(repo_id, name, cache_dir=access.hub_dir, revision=revision)
     return Path(found) if isinstance(found, str) and os.path.exists(found) else None
 
 
 def hub_file(
-    repo_id: str,
-    name: str,
-    *,
-    expected: Source | None,
-    revision: str | None,
-    cache_dir: CacheDir,
-    local_files_only: bool,
-    token: Token,
+    repo_id: str, name: str, access: Access, *, expected: Source | None = None, revision: str | None = None
 ) -> Path:
-    """A verified file of a repository, from the cache or the Hub; one that fails is fetched once more.
+    """Find or fetch a verified file of a repository; one in the cache that fails is fetched once more.
 
     Parameters
     ----------
@@ -69,35 +48,27 @@ def hub_file(
     VerificationError
         If the file is not what is recorded.
     """
-    local = local_files_only or offline()
-    options: dict[str, Any] = {"cache_dir": _plain(cache_dir), "token": token}
-    path = _download(repo_id, name, revision, local, **options)
-    difference = _difference(path, repo_id, name, expected, token, local)
-    if difference and not local:
-        log.warning("%s: %s; fetching it again", path, difference)
+    path = _download(repo_id, name, revision, access)
+    wrong = _difference(path, repo_id, name, expected, access)
+    if wrong and not access.offline:
+        log.warning("%s: %s; fetching it again", path, wrong)
         with _explained(str(path)):
             path.unlink()  # huggingface_hub would leave a file that is no link in place
-        path = _download(repo_id, name, revision, local, force_download=True, **options)
-        difference = _difference(path, repo_id, name, expected, token, local)
-    if difference:
-        step = "delete it and fetch it with a connection" if local else "report it to the repository's owner"
-        raise VerificationError(f"{path}: {difference}; the file was not used; {step}")
+        path = _download(repo_id, name, revision, access, again=True)
+        wrong = _difference(path, repo_id, name, expected, access)
+    if wrong:
+        step = "delete it and fetch it with a connection" if access.offline else "report it to the repository's owner"
+        raise VerificationError(f"{path}: {wrong}; the file was not used; {step}")
     return path
 
 
-def _difference(path: Path, repo_id: str, name: str, expected: Source | None, token: Token, local: bool) -> str | None:
+def _difference(path: Path, repo_id: str, name: str, expected: Source | None, access: Access) -> str | None:
     if expected is None:
-        if local and not path.is_symlink():
+        if access.offline and not path.is_symlink():
             log.warning("%s: cannot be verified offline, because this cache has no links", path)
             return None
-        expected = _hub_record(path, repo_id, name, token)
-    if expected is None:
-        return "the Hub records no digest of it"
-    try:
-        return mismatch(digests(path), expected)
-    except OSError as error:
-        reason = error.strerror or error
-        raise DownloadError(f"{path}: cannot be read ({reason}); check its permissions or delete it") from error
+        expected = _hub_record(path, repo_id, name, access.token)
+    return "the Hub records no digest of it" if expected is None else difference(path, expected)
 
 
 def _hub_record(path: Path, repo_id: str, name: str, token: Token) -> Source | None:
@@ -115,18 +86,20 @@ def _hub_record(path: Path, repo_id: str, name: str, token: Token) -> Source | N
     return Source("hub", name, git_blob_sha1=etag) if re.fullmatch(r"[0-9a-f]{40}", etag) else None
 
 
-def _download(repo_id: str, name: str, revision: str | None, local_files_only: bool, **options: Any) -> Path:
+def _download(repo_id: str, name: str, revision: str | None, access: Access, *, again: bool = False) -> Path:
     from huggingface_hub import hf_hub_download
 
-    with _explained(f"{repo_id}/{name}" + (f" at revision {revision}" if revision else ""), local_files_only):
+    with _explained(f"{repo_id}/{name}" + (f" at revision {revision}" if revision else ""), access.offline):
         return Path(
             hf_hub_download(
                 repo_id,
                 name,
                 revision=revision,
-                local_files_only=local_files_only,
+                cache_dir=access.hub_dir,
+                token=access.token,
                 library_name="audiotag",
-                **options,
+                local_files_only=access.offline,
+                force_download=again,
             )
         )
 

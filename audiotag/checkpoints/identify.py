@@ -2,49 +2,29 @@
 
 from __future__ import annotations
 
-import functools
 import logging
 import re
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
-from types import MappingProxyType
+from typing import TYPE_CHECKING
 
-import torch
-from torch import Tensor
-
-from ..config import CheckpointConfig, FrontendConfig, NetworkConfig
-from ..errors import CheckpointError
-from ..networks.build import build_network
-from ..networks.table import BLOCKS, HIDDEN_CHANNELS
+from ..config import MAX_WIDTH, N_AUDIOSET_LABELS, CheckpointConfig, FrontendConfig, NetworkConfig
+from ..errors import CheckpointError, InvalidInputError
+from ..networks.table import BLOCKS, HIDDEN_CHANNELS, state_shapes
 
 log = logging.getLogger(__name__)
 
-Shapes = Mapping[str, tuple[int, ...]]
+if TYPE_CHECKING:
+    from torch import Tensor
 
-MIN_WIDTH, MAX_WIDTH = 0.05, 8.0
+MIN_WIDTH = 0.05
 IMAGENET_TEMPERATURE = 30.0  # DyMN files named *_im were saved before the temperature was lowered
 STRIDES = {"s2221": (2, 2, 2, 1), "s2211": (2, 2, 1, 1)}
 
 
-@functools.lru_cache(maxsize=64)
-def expected_shapes(config: NetworkConfig) -> Shapes:
-    """Names and shapes of the state dict of `config`'s network, without allocating it.
-
-    Raises
-    ------
-    CheckpointError
-        If its sizes are beyond what a tensor can have.
-    """
-    try:
-        with torch.device("meta"):
-            shapes = {name: tuple(tensor.shape) for name, tensor in build_network(config).state_dict().items()}
-    except (RuntimeError, ValueError, TypeError, OverflowError) as error:
-        raise CheckpointError(f"no network can be built with {config} ({error}); correct its configuration") from error
-    return MappingProxyType(shapes)
-
-
 def candidate_widths(state: Mapping[str, Tensor], last: str, hidden: str | None) -> Iterator[float]:
-    """Widths that the head's sizes allow, round ones first.
+    """Yield the widths that the head's sizes allow, round ones first.
 
     Channel counts are rounded to multiples of 8, so several widths give one count; the classifier's hidden layer,
     1280 channels at width 1, tells widths 0.01 apart, and the last block's 160 serve without it.
@@ -61,7 +41,7 @@ def candidate_widths(state: Mapping[str, Tensor], last: str, hidden: str | None)
 
 
 def infer_network(state: Mapping[str, Tensor], where: str) -> NetworkConfig:
-    """The network configuration whose names and shapes a state dict has.
+    """Return the network configuration whose names and shapes a state dict has.
 
     Where none fits exactly the nearest one is returned, so that strict loading can name what differs.
 
@@ -99,7 +79,7 @@ def infer_network(state: Mapping[str, Tensor], where: str) -> NetworkConfig:
             head="fully_convolutional" if fully else "mlp",
             dynamic_blocks=dynamic,
         )
-        differing = len(set(expected_shapes(config).items()) ^ set(shapes.items()))
+        differing = len(set(state_shapes(config).items()) ^ set(shapes.items()))
         if differing == 0:
             return config
         if nearest is None or differing < nearest[0]:
@@ -112,32 +92,39 @@ def infer_network(state: Mapping[str, Tensor], where: str) -> NetworkConfig:
 
 
 def infer_config(state: Mapping[str, Tensor], path: Path) -> CheckpointConfig:
-    """Configuration of a foreign file: the network from names and shapes, the rest from the file's name.
+    """Return the configuration of a file that has none: the network from names and shapes, the rest from its file name.
 
-    The name tells what tensors cannot: ``hop_<ms>`` and ``mels_<bands>`` of the frontend, ``_s2221`` or ``_s2211``
-    strides, ``_im`` (ImageNet only, temperature 30). What it does not tell is that of most checkpoints, and logged.
+    Released files are named for what their tensors do not show: ``hop_<ms>`` is the frontend's hop, ``mels_<n>`` its
+    number of bands, ``_s2221`` or ``_s2211`` the strides, and ``_im`` a DyMN trained on ImageNet alone, which has
+    temperature 30. A name that says none of these gives the values of most checkpoints; all of them are logged.
+
+    Raises
+    ------
+    CheckpointError
+        If no network has such tensors, or the name gives a number that cannot be.
     """
     network = infer_network(state, str(path))
     stem = path.stem.lower()
-    told: dict[str, object] = {}
-    if match := re.search(r"_hop_?(\d+)(?!\d)", stem):
-        told["hop_samples"] = int(match[1]) * FrontendConfig.sample_rate_hz // 1000
-    if match := re.search(r"_mels_?(\d+)(?!\d)", stem):
-        told["n_mels"] = int(match[1])
-    network_told: dict[str, object] = {}
+    frontend: dict[str, int] = {}
+    if match := re.search(r"_hop_?(\d{1,9})(?!\d)", stem):
+        frontend["hop_samples"] = int(match[1]) * FrontendConfig.sample_rate_hz // 1000
+    if match := re.search(r"_mels_?(\d{1,9})(?!\d)", stem):
+        frontend["n_mels"] = int(match[1])
     for word, strides in STRIDES.items():
         if f"_{word}" in stem:
-            network_told["strides"] = strides
+            network = replace(network, strides=strides)
     if network.architecture == "dymn" and re.search(r"_im(_|$)", stem):
-        network_told["temperature"] = IMAGENET_TEMPERATURE
-    config = CheckpointConfig.from_dict(
-        {
-            "name": path.stem,
-            "network": {**CheckpointConfig(network=network).to_dict()["network"], **network_told},
-            "frontend": told,
-            "labels": None if network.n_labels == 527 else [f"label {i}" for i in range(network.n_labels)],
-        }
-    )
+        network = replace(network, temperature=IMAGENET_TEMPERATURE)
+    names = tuple(f"label {i}" for i in range(network.n_labels))
+    try:
+        config = CheckpointConfig(
+            path.stem,
+            network,
+            FrontendConfig(**frontend),
+            labels=None if len(names) == N_AUDIOSET_LABELS else names,
+        )
+    except InvalidInputError as error:
+        raise CheckpointError(f"{path}: its name says what cannot be ({error}); rename it") from error
     log.info(
         "%s: %s of width %g with %d labels, from its tensors; strides %s, temperature %g, hop %d samples and %d mel "
         "bands, from its name or by default",
@@ -145,8 +132,8 @@ def infer_config(state: Mapping[str, Tensor], path: Path) -> CheckpointConfig:
         "DyMN" if network.architecture == "dymn" else "MN",
         network.width,
         network.n_labels,
-        config.network.strides,
-        config.network.temperature,
+        network.strides,
+        network.temperature,
         config.frontend.hop_samples,
         config.frontend.n_mels,
     )

@@ -14,22 +14,23 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..config import CheckpointConfig
+from ..checks import shown
+from ..config import N_AUDIOSET_LABELS, CheckpointConfig
 from ..errors import AudiotagError, CheckpointError, InvalidInputError
 from ..labels.label_set import LabelSet, audioset_labels
 from ..networks.build import build_network
+from ..networks.state import check_state, network_state
+from .access import Access, CacheDir, Token
 from .digests import digests
 from .fetch import CONFIG_FILE, fetch_entry, fetch_repository, release_url
-from .hub import CacheDir, Token
 from .identify import infer_config
 from .manifest import HUB_FILE, Entry, Manifest, manifest
-from .tensor_files import HEAD_PREFIX, check_head, check_state, read_pt, read_safetensors, write_safetensors
+from .tensor_files import read_pt, read_safetensors, write_safetensors
 
 log = logging.getLogger(__name__)
 
 FORMAT_VERSION = 1  # of config.json, which the safetensors header repeats
 HEADER_KEY = "audiotag"
-N_AUDIOSET_LABELS = 527
 PT_SUFFIXES = (".pt", ".pth", ".ckpt", ".bin")
 REPOSITORY_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
@@ -42,17 +43,26 @@ class Checkpoint:
     ----------
     config : CheckpointConfig
     state : dict of str to Tensor
-        Names and shapes of the network's state dict; float32 (batch counters int64), on the CPU.
+        Names and shapes of the network's state dict, and the head's; checked, and brought to float32 (batch counters to
+        int64), on the CPU.
     origin : str
         Where it came from, in words.
     card : dict
         Facts: metrics with their source, licence, training data, parameters, multiply-accumulates; empty where unknown.
+
+    Raises
+    ------
+    CheckpointError
+        If the state dict does not fit the configuration.
     """
 
     config: CheckpointConfig
     state: dict[str, Tensor] = field(repr=False)
     origin: str
     card: dict[str, Any] = field(default_factory=dict, repr=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "state", check_state(self.state, self.config, self.origin))
 
     @property
     def labels(self) -> LabelSet:
@@ -109,25 +119,22 @@ def load_checkpoint(
         raise InvalidInputError(f"name_or_path must be a string, a path or None, got {type(name).__name__}")
     target = os.fspath(name)
     if not isinstance(target, str) or not target or "\0" in target:
-        raise InvalidInputError(f"name_or_path must be a non-empty string or path, got {target!r}")
-    options: dict[str, Any] = {"cache_dir": cache_dir, "local_files_only": local_files_only, "token": token}
+        raise InvalidInputError(f"name_or_path must be a non-empty string or path, got {shown(target)}")
+    access = Access(cache_dir, local_files_only, token, revision, allow_unverified)
     if isinstance(name, str) and target in known.entries:
         _refuse_revision(revision, f"the manifest pins {target!r}")
-        return load_entry(known.entries[target], known, allow_unverified=allow_unverified, **options)
-    path = Path(target).expanduser()
-    if path.exists():
-        _refuse_revision(revision, f"{target!r} is a local file or folder")
-        return _load_folder(path, str(path)) if path.is_dir() else _load_file(path)
-    if (
-        isinstance(name, str)
-        and REPOSITORY_ID.fullmatch(target)
-        and not target.endswith((".safetensors", *PT_SUFFIXES))
-    ):
-        folder, origin = fetch_repository(target, revision=revision, **options)
+        return load_entry(known.entries[target], known, access)
+    path = os.path.expanduser(target)
+    if os.path.exists(path):
+        _refuse_revision(revision, f"{shown(target)} is a local file or folder")
+        return _load_folder(Path(path), path) if os.path.isdir(path) else _load_file(Path(path))
+    is_file = target.endswith((".safetensors", *PT_SUFFIXES))
+    if isinstance(name, str) and REPOSITORY_ID.fullmatch(target) and not is_file:
+        folder, origin = fetch_repository(target, access)
         return _load_folder(folder, origin)
-    if isinstance(name, os.PathLike) or os.sep in target or target.endswith((".safetensors", *PT_SUFFIXES)):
+    if isinstance(name, os.PathLike) or os.sep in target or is_file:
         raise CheckpointError(
-            f"{target}: no such file or folder; 'audiotag models' lists the checkpoints known by name"
+            f"{target[:200]}: no such file or folder; 'audiotag models' lists the checkpoints known by name"
         )
     known.entry(target)
     raise AssertionError("an entry of this name was looked for above")
@@ -140,31 +147,16 @@ def _refuse_revision(revision: str | None, why: str) -> None:
         )
 
 
-def load_entry(
-    entry: Entry,
-    known: Manifest,
-    *,
-    cache_dir: CacheDir = None,
-    local_files_only: bool = False,
-    token: Token = None,
-    allow_unverified: bool = False,
-) -> Checkpoint:
-    """A checkpoint of the manifest, with the manifest's configuration whatever the file says; see `load_checkpoint`."""
-    got = fetch_entry(
-        entry,
-        known,
-        cache_dir=cache_dir,
-        local_files_only=local_files_only,
-        token=token,
-        allow_unverified=allow_unverified,
-    )
+def load_entry(entry: Entry, known: Manifest, access: Access = Access()) -> Checkpoint:
+    """Load a checkpoint of the manifest, with the manifest's configuration whatever the file says."""
+    got = fetch_entry(entry, known, access)
     state = read_safetensors(got.path)[0] if got.path.suffix == ".safetensors" else read_pt(got.path)
-    return Checkpoint(entry.config, _checked(state, entry.config, str(got.path)), got.origin, entry_card(entry, known))
+    return Checkpoint(entry.config, state, got.origin, entry_card(entry, known))
 
 
 def entry_card(entry: Entry, known: Manifest) -> dict[str, Any]:
-    """The facts a checkpoint of the manifest carries, with the address of its original file where that is elsewhere."""
-    addresses = [release_url(source, known) for source in entry.sources if source.kind == "release"]
+    """Return the facts a checkpoint of the manifest carries, and the address of its original file if there is one."""
+    addresses = [release_url(source, known.release_url) for source in entry.sources if source.kind == "release"]
     return entry.card() | ({"source": addresses[0]} if addresses else {})
 
 
@@ -177,10 +169,12 @@ def _load_folder(folder: Path, origin: str) -> Checkpoint:
             )
     config, card = read_config(config_path)
     state, _ = read_safetensors(weights_path)
-    return Checkpoint(config, _checked(state, config, str(weights_path)), origin, card)
+    return Checkpoint(config, state, origin, card)
 
 
 def _load_file(path: Path) -> Checkpoint:
+    if not path.is_file():
+        raise CheckpointError(f"{path}: must be a regular file or a folder, for it is read more than once")
     if path.suffix == ".safetensors":
         state, metadata = read_safetensors(path)
         if HEADER_KEY in metadata:
@@ -194,18 +188,9 @@ def _load_file(path: Path) -> Checkpoint:
         config, card = _recognise(path) or (infer_config(state, path), {})
     else:
         raise InvalidInputError(
-            f"{path}: a checkpoint file ends in .safetensors or {', '.join(PT_SUFFIXES)}, got {path.suffix!r}"
+            f"{path}: a checkpoint file ends in .safetensors or {', '.join(PT_SUFFIXES)}, got {shown(path.suffix)}"
         )
-    return Checkpoint(config, _checked(state, config, str(path)), str(path), card)
-
-
-def _checked(state: Mapping[str, Tensor], config: CheckpointConfig, where: str) -> dict[str, Tensor]:
-    """The state of a whole checkpoint, network and head, checked."""
-    return check_state(_of_network(state), config.network, where) | check_head(state, config, where)
-
-
-def _of_network(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    return {name: tensor for name, tensor in state.items() if not name.startswith(HEAD_PREFIX)}
+    return Checkpoint(config, state, str(path), card)
 
 
 def _recognise(path: Path) -> tuple[CheckpointConfig, dict[str, Any]] | None:
@@ -221,17 +206,11 @@ def _recognise(path: Path) -> tuple[CheckpointConfig, dict[str, Any]] | None:
 
 
 def build(checkpoint: Checkpoint) -> nn.Module:
-    """The checkpoint's network with its weights, in evaluation mode and without gradients.
-
-    Raises
-    ------
-    CheckpointError
-        If the state dict does not fit the configuration.
-    """
-    state = check_state(_of_network(checkpoint.state), checkpoint.config.network, checkpoint.origin)
+    """Make the checkpoint's network with a copy of its weights, in evaluation mode and without gradients."""
+    state = {name: tensor.clone() for name, tensor in network_state(checkpoint.state).items()}
     with torch.device("meta"):  # no initial weights: they would cost time and draw from the caller's random numbers
         network = build_network(checkpoint.config.network)
-    network.load_state_dict({name: tensor.clone() for name, tensor in state.items()}, strict=True, assign=True)
+    network.load_state_dict(state, strict=True, assign=True)
     return network.eval().requires_grad_(False)
 
 
@@ -267,10 +246,8 @@ def parse_config(text: str, where: str) -> tuple[CheckpointConfig, dict[str, Any
             raise InvalidInputError(f"card must be a JSON object, got {type(card).__name__}")
         config = CheckpointConfig.from_dict(plain)
         if config.labels is None and config.network.n_labels != N_AUDIOSET_LABELS:
-            given = config.network.n_labels
-            raise InvalidInputError(
-                f"labels null means AudioSet's {N_AUDIOSET_LABELS}, got n_labels {given}; name them"
-            )
+            names = f"labels null means AudioSet's {N_AUDIOSET_LABELS}"
+            raise InvalidInputError(f"{names}, got n_labels {shown(config.network.n_labels)}; name them")
         return config, card
     except (ValueError, TypeError, AudiotagError, RecursionError) as error:
         raise CheckpointError(f"{where}: {error}") from error
@@ -296,7 +273,7 @@ def save_weights(
     OutputError
         If the disk refuses; nothing is left behind.
     """
-    _checked(state, config, str(path))
+    check_state(state, config, str(path))
     header = json.dumps(json.loads(config_text(config, card)))
     # One key only: safetensors writes several in no fixed order, and a checkpoint should have one digest.
     write_safetensors(Path(path), state, {HEADER_KEY: header})

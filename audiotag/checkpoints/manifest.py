@@ -17,6 +17,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any, TypeVar
 
+from ..checks import SHOWN, one_of, shown
 from ..config import CheckpointConfig
 from ..errors import AudiotagError, CheckpointError, InvalidInputError
 
@@ -56,8 +57,7 @@ class Source:
     revision: str | None = None
 
     def __post_init__(self) -> None:
-        if self.kind not in SOURCE_KINDS:
-            raise InvalidInputError(f"kind must be one of {', '.join(SOURCE_KINDS)}, got {self.kind!r}")
+        one_of(self.kind, SOURCE_KINDS, "kind")
         if not isinstance(self.file, str) or not self.file or ".." in self.file or self.file.startswith("/"):
             raise InvalidInputError(f"file must be a relative path without '..', got {self.file!r}")
         if self.size is not None and (not isinstance(self.size, int) or self.size < 1):
@@ -134,11 +134,11 @@ class Manifest:
         """
         if name in self.entries:
             return self.entries[name]
-        near = self.near_names(name)
+        near = self.near_names(name[:SHOWN])
         hint = f"did you mean {' or '.join(near)}? " if near else ""
         raise InvalidInputError(
-            f"no checkpoint is called {name!r}; {hint}'audiotag models' lists all {len(self.entries)}; a local file or "
-            "folder, or a Hub repository id (owner/name), is also allowed"
+            f"no checkpoint is called {shown(name)}; {hint}'audiotag models' lists all {len(self.entries)}; a file "
+            "or folder, or a Hub repository id (owner/name), is also allowed"
         )
 
     def near_names(self, name: str) -> list[str]:

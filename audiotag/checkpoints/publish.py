@@ -1,6 +1,6 @@
-"""Publishing checkpoints: to anyone's Hub repository, and the maintainers' command that keeps the manifest.
+"""Publishing known checkpoints: the maintainers' command that keeps the manifest.
 
-``python -m audiotag.publish hub NAME...`` converts, uploads and records revision, size and SHA-256;
+``python -m audiotag.checkpoints.publish hub NAME...`` converts, uploads and records revision, size and SHA-256;
 ``... package FILE`` puts the built-in checkpoint into the package and records its size, SHA-256 and facts;
 ``... pin NAME...`` fetches release files and records their digests.
 """
@@ -17,85 +17,20 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from ..errors import AudiotagError, CheckpointError, InvalidInputError, VerificationError
+from ..errors import AudiotagError, CheckpointError, InvalidInputError
 from ..files import write_whole
+from .access import Access, Token
 from .digests import Digests, digests
-from .fetch import CONFIG_FILE, package_path
-from .hub import Token
-from .load import Checkpoint, load_checkpoint, load_entry, save_weights
+from .fetch import fetch_entry, package_path
+from .load import load_checkpoint, load_entry, save_weights
 from .manifest import HUB_FILE, Entry, Manifest, Source, manifest_path, parse
-from .save import CARD_FILE, save_checkpoint
+from .push import push_to_hub
+from .save import save_checkpoint
 from .tensor_files import read_safetensors
 
 log = logging.getLogger(__name__)
 
 TEXT_FACTS = ("description", "trained_on", "licence", "metric_source")
-UPLOADED = (HUB_FILE, CONFIG_FILE, CARD_FILE)
-
-
-def push_to_hub(
-    folder: str | Path,
-    repo_id: str,
-    *,
-    token: Token = None,
-    private: bool = False,
-    message: str = "Add an audiotag checkpoint",
-) -> str:
-    """Upload a checkpoint folder to a Hub repository, which is made if need be.
-
-    Parameters
-    ----------
-    folder : path
-        As `convert` or `save_checkpoint` writes it. Only its model, configuration and card are uploaded.
-    repo_id : str
-        ``owner/name``.
-    token : str or bool, optional
-        As in `huggingface_hub`; None for the one ``hf auth login`` stored.
-    private : bool
-        Whether a repository that is made is private.
-
-    Returns
-    -------
-    str
-        The revision made: the commit whose files these are.
-
-    Raises
-    ------
-    CheckpointError
-        If the folder does not hold a checkpoint that loads, or the Hub refuses.
-    VerificationError
-        If what the Hub recorded is not what was uploaded.
-    """
-    from huggingface_hub import CommitOperationAdd, HfApi, hf_hub_url
-
-    folder = Path(folder).expanduser()
-    if not folder.is_dir():
-        raise InvalidInputError(f"folder must be a checkpoint folder, got {str(folder)!r}")
-    load_checkpoint(folder)
-    api = HfApi(token=token, library_name="audiotag")
-    present = [name for name in UPLOADED if (folder / name).is_file()]
-    try:
-        api.create_repo(repo_id, private=private, exist_ok=True)
-        operations = [CommitOperationAdd(path_in_repo=name, path_or_fileobj=folder / name) for name in present]
-        commit = api.create_commit(repo_id, operations, commit_message=message).oid
-        stored = api.get_hf_file_metadata(url=hf_hub_url(repo_id, HUB_FILE, revision=commit), token=token)
-    except Exception as error:  # the HTTP client's own errors, which differ between versions of huggingface_hub
-        reason = str(error).split("\n")[0] or type(error).__name__
-        step = "check the name and the connection, and log in with 'hf auth login' or pass a token that may write"
-        raise CheckpointError(f"{repo_id}: the upload failed ({reason}); {step}") from error
-    found = digests(folder / HUB_FILE)
-    if stored.etag not in (found.sha256, found.git_blob_sha1) or stored.size != found.size:
-        raise VerificationError(
-            f"{repo_id} at {commit}: the Hub holds {HUB_FILE} as {stored.etag} of {stored.size} bytes (expected "
-            f"{found.sha256}, {found.size}); upload it again"
-        )
-    return commit
-
-
-def push_checkpoint(checkpoint: Checkpoint, repo_id: str, *, token: Token = None, private: bool = False) -> str:
-    """Upload a loaded checkpoint; see `push_to_hub`."""
-    with tempfile.TemporaryDirectory() as folder:
-        return push_to_hub(save_checkpoint(checkpoint, folder), repo_id, token=token, private=private)
 
 
 def with_source(known: Manifest, name: str, source: Source) -> Manifest:
@@ -130,7 +65,7 @@ def publish_to_hub(
         raise InvalidInputError(f"namespace must be the manifest's {known.hub_namespace!r}, got {namespace!r}")
     entry = known.entry(name)
     elsewhere = replace(entry, sources=tuple(source for source in entry.sources if source.kind != "hub"))
-    checkpoint = load_entry(elsewhere, known, token=token)
+    checkpoint = load_entry(elsewhere, known, Access(token=token))
     with tempfile.TemporaryDirectory() as folder:
         save_checkpoint(checkpoint, folder)
         revision = push_to_hub(folder, f"{namespace}/{name}", token=token, private=private, message=f"Add {name}")
@@ -179,20 +114,21 @@ def put_in_package(
 
 def pin(known: Manifest, name: str) -> tuple[Manifest, Digests]:
     """Fetch an entry's release file, load it, and record its digests; returns the manifest that does, and them."""
-    from .fetch import fetch_entry
-
     entry = known.entry(name)
     source = next((source for source in entry.sources if source.kind == "release"), None)
     if source is None:
         raise InvalidInputError(f"{name!r} has no release file to pin")
     released = replace(entry, sources=(source,))
-    load_entry(released, known, allow_unverified=True)
-    found = digests(fetch_entry(released, known, allow_unverified=True).path)
+    access = Access(allow_unverified=True)
+    load_entry(released, known, access)
+    found = digests(fetch_entry(released, known, access).path)
     return with_source(known, name, replace(source, **found._asdict())), found
 
 
 def build_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m audiotag.publish", description=(__doc__ or "").split("\n")[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m audiotag.checkpoints.publish", description=(__doc__ or "").split("\n")[0]
+    )
     parser.add_argument(
         "--manifest", type=Path, default=manifest_path(), help="the file to update (default: the package's)"
     )
@@ -234,7 +170,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         run(build_parser().parse_args(argv))
     except (AudiotagError, OSError) as error:
-        print(f"audiotag.publish: {error}", file=sys.stderr)
+        print(f"audiotag.checkpoints.publish: {error}", file=sys.stderr)
         return 1
     return 0
 

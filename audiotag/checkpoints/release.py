@@ -1,7 +1,8 @@
 """One file over HTTP: resumed, capped, locked against other processes, verified, renamed into place.
 
-urllib serves because a release file needs nothing more, and because `huggingface_hub`, which fetches everything else,
-exchanged its HTTP client between the versions supported here.
+urllib serves. pooch would neither resume nor cap nor lock, and knows no git blob digest, the only one recorded for some
+files; `huggingface_hub`'s own downloader is undocumented, caps nothing, and exchanged its HTTP client twice between the
+versions supported here, so that what it raises cannot be told apart.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -25,16 +26,17 @@ from tqdm import tqdm
 
 from ..errors import DownloadError, VerificationError
 from ..version import __version__
-from .digests import CHUNK_BYTES, Digests, digests, mismatch
+from .digests import CHUNK_BYTES, difference, digests
 from .manifest import Source
 
 log = logging.getLogger(__name__)
 
-TIMEOUT_S = 30.0  # without a byte
+TIMEOUT_S = 30.0  # without a byte, or with fewer than LEAST_BYTES
+LEAST_BYTES = 1 << 15
 PAUSES_S = (0.5, 1.0, 2.0, 4.0)  # between attempts; one more attempt than pauses
 MAX_BYTES = 1 << 30  # of a file whose size is not recorded; the largest released one is about 280 MB
-TRANSIENT_STATUS = (408, 425, 429, 500, 502, 503, 504)
-WAIT_NOTE_S = 10.0  # between log lines while another process downloads
+TRANSIENT_STATUS = (408, 416, 425, 429, 500, 502, 503, 504)
+WAIT_NOTE_S = 1.0  # until it is said that another process is being waited for
 REPLACED = "the file may have been replaced; check the address, and report it if this repeats"
 
 
@@ -47,36 +49,15 @@ def record_path(path: Path) -> Path:
     return path.with_name(path.name + ".sha256")
 
 
-def recorded(path: Path, source: Source) -> Source:
-    """`source` with the digest recorded beside `path`, where the manifest has none and a record exists."""
-    if source.verifiable:
-        return source
-    try:
-        sha256 = record_path(path).read_text(encoding="ascii").split()[0]
-        return Source(source.kind, source.file, sha256=sha256)
-    except (OSError, ValueError, IndexError):
-        return source
-
-
 def check_cached(path: Path, source: Source) -> str | None:
-    """What is wrong with a cached file; None where it is as recorded.
-
-    Raises
-    ------
-    DownloadError
-        If it cannot be read.
-    """
-    expected = recorded(path, source)
-    if not expected.verifiable:
-        return "no digest of it is recorded"
-    try:
-        return mismatch(digests(path), expected)
-    except OSError as error:
-        reason = error.strerror or error
-        raise DownloadError(f"{path}: cannot be read ({reason}); check its permissions or delete it") from error
+    """Compare a cached file with what the manifest records, or else the record beside it; None where they agree."""
+    if not source.verifiable:
+        with suppress(OSError, ValueError, IndexError):
+            source = Source(source.kind, source.file, sha256=record_path(path).read_text(encoding="ascii").split()[0])
+    return difference(path, source)
 
 
-def fetch_file(url: str, source: Source, path: Path) -> Digests:
+def fetch_file(url: str, source: Source, path: Path) -> None:
     """Download `url` to `path` unless another process just did; the file appears verified or not at all.
 
     A file without a recorded digest is fetched too (whether it may be is the caller's decision), and its digest
@@ -89,92 +70,65 @@ def fetch_file(url: str, source: Source, path: Path) -> Digests:
     VerificationError
         If it is not what is recorded; it is deleted.
     """
-    if urlsplit(url).scheme not in ("http", "https"):
-        raise DownloadError(f"{url}: only http and https addresses can be fetched; correct AUDIOTAG_RELEASE_URL")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with _lock(path):
-            if path.exists():
-                if check_cached(path, source) is None:
-                    return digests(path)
-                path.unlink()
-            return _fetch_locked(url, source, path)
-    except (DownloadError, VerificationError):
-        raise
+        with _alone(path):
+            if path.is_file() and check_cached(path, source) is None:
+                return
+            for pause in (*PAUSES_S, None):
+                try:
+                    return _attempt(url, source, path)
+                except _Transient as error:
+                    if pause is None:
+                        tried = f"{url}: {error}, after {len(PAUSES_S) + 1} attempts"
+                        raise DownloadError(f"{tried}; check the connection and try again") from error
+                    log.info("%s: %s; trying again in %g s", url, error, pause)
+                    time.sleep(pause)
     except (OSError, NotImplementedError) as error:
-        raise DownloadError(_storage_message(path, error)) from error
-
-
-def _storage_message(path: Path, error: Exception) -> str:
-    reason = getattr(error, "strerror", None) or str(error)
-    if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT):
-        return f"{path}: the disk is full ({reason}); free some, or choose another folder with cache_dir or HF_HOME"
-    return f"{path}: cannot be stored ({reason}); choose a writable folder with cache_dir or HF_HOME"
+        reason = getattr(error, "strerror", None) or error
+        full = getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT)
+        what = f"the disk is full ({reason}); free some, or choose another" if full else f"cannot be stored ({reason})"
+        step = what if full else f"{what}; choose a writable"
+        raise DownloadError(f"{path}: {step} folder with cache_dir or HF_HOME") from error
 
 
 @contextmanager
-def _lock(path: Path) -> Iterator[None]:
-    lock = FileLock(str(path) + ".lock")
-    while True:
-        try:
-            lock.acquire(timeout=WAIT_NOTE_S)
-            break
-        except Timeout:
-            log.info("%s: waiting for another process that is downloading it", path)
+def _alone(path: Path) -> Iterator[None]:
+    """Wait until no other process downloads `path`, and keep others waiting."""
+    lock = FileLock(f"{path}.lock")
+    try:
+        lock.acquire(timeout=WAIT_NOTE_S)
+    except Timeout:
+        log.warning("%s: waiting for another process that is downloading it", path)
+        lock.acquire()
     try:
         yield
     finally:
         lock.release()
 
 
-def _fetch_locked(url: str, source: Source, path: Path) -> Digests:
+def _attempt(url: str, source: Source, path: Path) -> None:
     part = path.with_name(path.name + ".part")
-    resumed = part.exists()
-    for pause in (*PAUSES_S, None):
-        if not source.verifiable:
-            part.unlink(missing_ok=True)  # without a digest nothing could tell a file patched together of two
-        try:
-            _receive(url, source, part)
-        except _Transient as error:
-            if pause is None:
-                raise DownloadError(
-                    f"{url}: {error}, after {len(PAUSES_S) + 1} attempts; check the connection and try again"
-                ) from error
-            log.info("%s: %s; trying again in %g s", url, error, pause)
-            time.sleep(pause)
-            continue
-        found = digests(part)
-        difference = mismatch(found, source)
-        if difference is None:
-            return _settle(part, path, source, found)
-        part.unlink()
-        if not resumed:
-            raise VerificationError(f"{url}: {difference}; what arrived was deleted; {REPLACED}")
-        log.info("%s: what an earlier download left did not fit (%s); starting again", url, difference)
-        resumed = False
-    raise DownloadError(f"{url}: not complete after {len(PAUSES_S) + 1} attempts; try again")
-
-
-def _settle(part: Path, path: Path, source: Source, found: Digests) -> Digests:
     if not source.verifiable:
+        part.unlink(missing_ok=True)  # without a digest nothing could tell a file patched together of two
+    resumed = part.exists()
+    _receive(url, source, part)
+    if not source.verifiable:
+        found = digests(part)
         # The record goes first: a file without one would count as never verified.
         record_path(path).write_text(f"{found.sha256}  {path.name}\n", encoding="ascii")
         message = "%s: fetched without verification; to pin it, its SHA-256 is %s, %d bytes"
         log.warning(message, path, found.sha256, found.size)
+    elif wrong := difference(part, source):
+        part.unlink()
+        if resumed:
+            raise _Transient(f"what an earlier download left did not fit ({wrong})")
+        raise VerificationError(f"{url}: {wrong}; what arrived was deleted; {REPLACED}")
     os.replace(part, path)
-    return found
 
 
 def _receive(url: str, source: Source, part: Path) -> None:
-    """Append to `part` what is missing of the file.
-
-    Raises
-    ------
-    _Transient
-        If the connection fails or ends early; what arrived is kept.
-    DownloadError
-        If the server refuses, or sends more than allowed.
-    """
+    """Append to `part` what is missing of the file; what arrived before a failure is kept."""
     cap = source.size or MAX_BYTES
     have = part.stat().st_size if part.exists() else 0
     if have == source.size:
@@ -185,49 +139,77 @@ def _receive(url: str, source: Source, part: Path) -> None:
     headers = {"User-Agent": f"audiotag/{__version__}", "Accept-Encoding": "identity"}
     if have:
         headers["Range"] = f"bytes={have}-"
+    with _open(url, headers, part) as response:
+        if response.headers.get("Content-Range", "").split("-")[0] != f"bytes {have}":
+            have = 0
+        total = None if response.length is None else have + response.length
+        if total is None and not response.chunked and not source.verifiable:
+            raise DownloadError(
+                f"{url}: the server does not say how long the file is, so that a cut one would not show"
+            )
+        if total is not None and total > cap:
+            raise DownloadError(f"{url}: the server announces {total} bytes, but {cap} are allowed; {REPLACED}")
+        silent = sys.stderr is None or not sys.stderr.isatty()
+        bar = tqdm(total=total, initial=have, unit="B", unit_scale=True, desc=part.stem, disable=silent)
+        with bar, open(part, "ab" if have else "wb") as file:
+            for chunk in _chunks(response, url):
+                have += len(chunk)
+                if have > cap:
+                    raise DownloadError(f"{url}: the server sends more than the {cap} bytes allowed; {REPLACED}")
+                file.write(chunk)
+                bar.update(len(chunk))
+            file.flush()
+            os.fsync(file.fileno())
+    if total is not None and have < total:
+        raise _Transient(f"the connection ended after {have} of {total} bytes")
+
+
+def _open(url: str, headers: dict[str, str], part: Path) -> http.client.HTTPResponse:
+    with _explained(url):
+        if urlsplit(url).scheme not in ("http", "https"):
+            raise ValueError("only http and https can be")
+        try:
+            opened: http.client.HTTPResponse = urllib.request.urlopen(
+                urllib.request.Request(url, headers=headers), timeout=TIMEOUT_S
+            )
+        except urllib.error.HTTPError as error:
+            if error.code == http.HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
+                part.unlink(missing_ok=True)
+            raise
+        return opened
+
+
+def _chunks(response: http.client.HTTPResponse, url: str) -> Iterator[bytes]:
+    since, count = time.monotonic(), 0
+    while True:
+        with _explained(url):
+            chunk = response.read1(CHUNK_BYTES)
+        if not chunk:
+            return
+        yield chunk
+        count += len(chunk)
+        if time.monotonic() - since > TIMEOUT_S:
+            if count < LEAST_BYTES:
+                raise _Transient(f"no more than {count} bytes in {TIMEOUT_S:g} s")
+            since, count = time.monotonic(), 0
+
+
+@contextmanager
+def _explained(url: str) -> Iterator[None]:
+    """Turn what urllib raises, of servers and addresses good and bad, into `_Transient` or `DownloadError`."""
     try:
-        with urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=TIMEOUT_S) as response:
-            if have and not _continues(response, have):
-                have = 0
-            announced = response.headers.get("Content-Length")
-            total = have + int(announced) if announced and announced.isdigit() else None
-            if total is not None and total > cap:
-                raise DownloadError(f"{url}: the server announces {total} bytes, but {cap} are allowed; {REPLACED}")
-            _copy(response, part, have, total, cap, url)
+        yield
     except urllib.error.HTTPError as error:
-        if error.code == http.HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE and have:
-            part.unlink()
-            raise _Transient("the server would not continue an earlier download") from error
+        answer = f"the server answered {error.code} {error.reason}"
         if error.code in TRANSIENT_STATUS:
-            raise _Transient(f"the server answered {error.code} {error.reason}") from error
-        answer = f"{error.code} {error.reason}"
-        raise DownloadError(
-            f"{url}: the server answered {answer}; check the address, and that the file exists"
-        ) from error
-    except (urllib.error.URLError, http.client.HTTPException, ssl.SSLError, ConnectionError, TimeoutError) as error:
+            raise _Transient(answer) from error
+        raise DownloadError(f"{url}: {answer}; check the address, and that the file exists") from error
+    except (ValueError, OverflowError, http.client.InvalidURL) as error:
+        why = f"{url}: the address, or one it leads to, cannot be fetched ({error})"
+        raise DownloadError(f"{why}; correct AUDIOTAG_RELEASE_URL") from error
+    except (OSError, http.client.HTTPException) as error:
         reason = getattr(error, "reason", None) or error
         if isinstance(reason, ssl.SSLCertVerificationError):
             step = "install the system's certificates, or name them in SSL_CERT_FILE"
             raise DownloadError(f"{url}: the server's certificate cannot be verified ({reason}); {step}") from error
         raise _Transient(f"the connection failed ({reason or type(error).__name__})") from error
-
-
-def _continues(response: http.client.HTTPResponse, have: int) -> bool:
-    content_range = response.headers.get("Content-Range", "")
-    return response.status == http.HTTPStatus.PARTIAL_CONTENT and content_range.startswith(f"bytes {have}-")
-
-
-def _copy(response: http.client.HTTPResponse, part: Path, have: int, total: int | None, cap: int, url: str) -> None:
-    silent = not sys.stderr.isatty()
-    bar = tqdm(total=total, initial=have, unit="B", unit_scale=True, desc=part.stem, disable=silent)
-    with bar, open(part, "ab" if have else "wb") as file:
-        while chunk := response.read(CHUNK_BYTES):
-            have += len(chunk)
-            if have > cap:
-                raise DownloadError(f"{url}: the server sends more than the {cap} bytes allowed; {REPLACED}")
-            file.write(chunk)
-            bar.update(len(chunk))
-        file.flush()
-        os.fsync(file.fileno())
-    if total is not None and have < total:
-        raise _Transient(f"the connection ended after {have} of {total} bytes")

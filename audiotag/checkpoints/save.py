@@ -7,9 +7,9 @@ from pathlib import Path
 
 from ..errors import InvalidInputError, OutputError
 from ..files import ADVICE, whole_folder, write_whole
+from .access import CacheDir, Token
 from .card import model_card
 from .fetch import CONFIG_FILE
-from .hub import CacheDir, Token
 from .load import Checkpoint, config_text, load_checkpoint, save_weights
 from .manifest import HUB_FILE
 

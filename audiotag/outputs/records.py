@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..errors import InvalidInputError
-from ..text import printable, shortest
+from ..text import printable, printable_name, shortest
 
 if TYPE_CHECKING:
     from ..results.embeddings import WindowEmbeddings
@@ -77,7 +77,7 @@ def embedding_record(source: str, found: WindowEmbeddings, *, per: str) -> dict[
     end_s = float(found.end_s[-1])
     kept = found.vectors.mean(0, keepdims=True) if per == "clip" else found.vectors
     return {
-        "source": printable(source),
+        "source": printable_name(source),
         "duration_s": end_s,
         "vectors": base64.b64encode(np.ascontiguousarray(kept, "<f4").tobytes()).decode("ascii"),
         "start_s": [0.0] if per == "clip" else found.start_s.tolist(),
@@ -94,7 +94,7 @@ def vectors_of(record: Record) -> np.ndarray:
 
 def error_record(source: str, error: BaseException) -> dict[str, Any]:
     """Make the record of a recording that failed: what kind of error, and its message."""
-    return {"source": printable(source), "error": printable(str(error)), "error_type": type(error).__name__}
+    return {"source": printable_name(source), "error": str(error), "error_type": type(error).__name__}
 
 
 def kind_of(record: Record) -> str:

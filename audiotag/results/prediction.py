@@ -11,7 +11,7 @@ import numpy as np
 from ..checks import checked_threshold
 from ..errors import InvalidInputError, MissingDependencyError
 from ..labels.label_set import LabelLike, LabelSet
-from ..text import html_table, printable, shortest, text_table
+from ..text import html_table, printable, printable_name, shortest, text_table
 from .events import OFF_RATIO, ON, Event, find_events, hop_scores
 from .tags import Tag, top_tags
 
@@ -224,7 +224,7 @@ class Prediction:
     def describe(self) -> dict[str, Any]:
         """Return all but the scores: source, duration, checkpoint, windows, warnings; plain, JSON-ready."""
         return {
-            "source": printable(self.source),
+            "source": printable_name(self.source),
             "duration_s": float(self.duration_s),
             "checkpoint": self.checkpoint,
             "window_s": float(self.window_s),
