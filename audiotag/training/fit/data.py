@@ -461,7 +461,9 @@ def _opened(clips: list[Clip], problems: Problems) -> tuple[list[Clip], dict[str
         assert clip.offset_s is not None
         if clip.onset_s >= length:
             problems.error(
-                clip.where, f"onset {clip.onset_s:g} s is past the end at {length:.2f} s", "correct the time or the file"
+                clip.where,
+                f"onset {clip.onset_s:g} s is past the end at {length:.2f} s",
+                "correct the time or the file",
             )
         elif clip.offset_s <= clip.onset_s:
             problems.error(clip.where, f"offset {clip.offset_s:g} s is not after the onset", "correct the times")
@@ -485,7 +487,9 @@ def _facts(path: str) -> tuple[str, float] | str:
 
     try:
         with open(path, "rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest() if hasattr(hashlib, "file_digest") else _sha256(file)
+            digest = (
+                hashlib.file_digest(file, "sha256").hexdigest() if hasattr(hashlib, "file_digest") else _sha256(file)
+            )
         with open_audio(path, target_rate_hz=32_000) as stream:
             length = stream.duration_s
             if length is None:  # only decoding tells
@@ -583,7 +587,13 @@ def _between(events: list[Clip], length: float, window_s: float) -> Iterator[Cli
         start, stop = round(start, 6), round(stop, 6)
         nothing: frozenset[str] = frozenset()
         yield replace(
-            events[0], onset_s=start, offset_s=stop, duration_s=stop - start, present=nothing, absent=nothing, unknown=nothing
+            events[0],
+            onset_s=start,
+            offset_s=stop,
+            duration_s=stop - start,
+            present=nothing,
+            absent=nothing,
+            unknown=nothing,
         )
 
 
@@ -617,7 +627,9 @@ def _check_labels(clips: list[Clip], names: Sequence[str], task: str, problems: 
             )
         negatives = sum(1 for clip in training if name not in clip.present | clip.unknown)
         if not negatives and counts[name]:
-            problems.error(where, f"label {name!r} has no negatives: every clip has it", "add others, or --negatives DIR")
+            problems.error(
+                where, f"label {name!r} has no negatives: every clip has it", "add others, or --negatives DIR"
+            )
 
 
 def is_background(name: str) -> bool:

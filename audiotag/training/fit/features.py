@@ -75,7 +75,12 @@ def network_digest(tagger: Tagger) -> str:
     """SHA-256 of everything that decides a feature vector: the network's tensors, its configuration, the frontend."""
     config = tagger.config
     plain = config.to_dict()
-    told = {"network": plain["network"], "frontend": plain["frontend"], "window_s": plain["window_s"], "version": VERSION}
+    told = {
+        "network": plain["network"],
+        "frontend": plain["frontend"],
+        "window_s": plain["window_s"],
+        "version": VERSION,
+    }
     digest = hashlib.sha256(json.dumps(told, sort_keys=True).encode())
     for name, tensor in sorted(tagger.checkpoint.state.items()):
         if not name.startswith("head."):

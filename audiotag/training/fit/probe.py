@@ -202,7 +202,10 @@ class Probe:
 
 
 def fit_probe(
-    problem: Problem, *, layers: Sequence[tuple[str, ...]] | None = None, progress: Callable[[int, int], None] | None = None
+    problem: Problem,
+    *,
+    layers: Sequence[tuple[str, ...]] | None = None,
+    progress: Callable[[int, int], None] | None = None,
 ) -> Probe:
     """Fit a probe with honest figures; see the module's first lines for how.
 
@@ -221,7 +224,10 @@ def fit_probe(
             chosen = [choice.best(fold) for fold in range(count)]
             final = choice.best(None)
         else:  # two folds leave none to choose on
-            chosen, final = [Setting(sets[-1 if len(sets) < 4 else 3])] * count, Setting(sets[-1 if len(sets) < 4 else 3])
+            chosen, final = (
+                [Setting(sets[-1 if len(sets) < 4 else 3])] * count,
+                Setting(sets[-1 if len(sets) < 4 else 3]),
+            )
         return _finish(problem, chosen, final, choice, run)
 
 
@@ -319,7 +325,9 @@ class _Choice:
         """For each fold, windows of other folds with logits by models that saw neither."""
         problem = self.problem
         needed = sorted({(pair, chosen[fold]) for pair in self.pairs for fold in pair}, key=repr)
-        models = dict(zip(needed, run(lambda job: train(problem, job[1], problem.folds.train(*job[0]))[0], needed), strict=True))
+        models = dict(
+            zip(needed, run(lambda job: train(problem, job[1], problem.folds.train(*job[0]))[0], needed), strict=True)
+        )
         found = []
         for fold in range(len(problem.folds)):
             parts = []

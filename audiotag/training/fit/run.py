@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import math
 import os
-import shutil
 import tempfile
 import time
 from collections import Counter
@@ -17,7 +16,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ...config import CheckpointConfig, HeadConfig
-from ...errors import AudiotagError, CheckpointError, InvalidInputError, OutputError
+from ...errors import CheckpointError, InvalidInputError
+from ...files import whole_folder
 from ...inference.head import BIAS, WEIGHT, Head
 from .calibrate import clip_max
 from .data import Dataset, check_unreadable, read_data
@@ -184,6 +184,7 @@ def fit(
     tell("fitting the probe", 0, 1)
     probe = fit_probe(problem, progress=lambda n, of: tell("fitting the probe", n, of))
     checkpoint = probe_checkpoint(base.checkpoint, probe, dataset, problem, keep_audioset, target.name)
+    from ...checkpoints.save import save_checkpoint
     from .report import Outcome, write_report
 
     outcome = Outcome.of(
@@ -203,21 +204,13 @@ def fit(
         },
         seed=seed,
     )
-    work = target.with_name(f".{target.name}.{os.getpid()}.part")
-    try:
-        from ...checkpoints.save import save_checkpoint
-
-        tell("writing the report", 0, 1)
+    with whole_folder(target) as work:
+        tell("writing the checkpoint", 0, 1)
         save_checkpoint(replace(checkpoint, card=checkpoint.card | outcome.card()), work)
         check_saved(work, checkpoint, features, dataset, device)
         outcome.metrics["seconds"] = round(time.monotonic() - started, 2)
+        tell("writing the report", 0, 1)
         write_report(work, outcome)
-        _settle(work, target)
-    except BaseException as error:
-        shutil.rmtree(work, ignore_errors=True)
-        if isinstance(error, OSError) and not isinstance(error, AudiotagError):
-            raise OutputError(f"{target}: cannot be written ({error.strerror or error}); choose another folder") from error
-        raise
     return FitRun(target, outcome.metrics, dataset, fold_set, device)
 
 
@@ -377,7 +370,9 @@ def own_config(
 
 def base_card(base: Checkpoint) -> dict[str, Any]:
     """The facts of a base checkpoint that hold for one made from it."""
-    card = {key: base.card[key] for key in ("parameters", "gmacs", "licence", "paper") if base.card.get(key) is not None}
+    card = {
+        key: base.card[key] for key in ("parameters", "gmacs", "licence", "paper") if base.card.get(key) is not None
+    }
     return {**card, "base": base.config.name}
 
 
@@ -389,9 +384,7 @@ def _test_scores(checkpoint: Checkpoint, probe: Probe, features: Features, datas
     return clip_max(windows, features.clip, len(dataset.clips))
 
 
-def check_saved(
-    folder: Path, checkpoint: Checkpoint, features: Features, dataset: Dataset, device: str | None
-) -> None:
+def check_saved(folder: Path, checkpoint: Checkpoint, features: Features, dataset: Dataset, device: str | None) -> None:
     """Load a checkpoint folder and compare its scores, from audio, with the trained head's on kept embeddings.
 
     Raises
@@ -420,10 +413,3 @@ def check_saved(
                 f"{clip.name}: the saved checkpoint scores {worst:.2g} off the trained model, more than {TOLERANCE:g}; "
                 "nothing was kept. Please report this"
             )
-
-
-def _settle(made: Path, target: Path) -> None:
-    if target.exists():
-        target.rmdir()
-    target.parent.mkdir(parents=True, exist_ok=True)
-    made.rename(target)

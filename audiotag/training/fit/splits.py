@@ -109,7 +109,9 @@ def make_folds(
         wanted = DEFAULT_FOLDS if n_folds is None else n_folds
         n_groups = len(set(group[trained].tolist()))
         if wanted < 2 or n_groups < 2:
-            raise InvalidInputError(f"folds must be at least 2, of at least 2 groups; got {wanted} of {n_groups} groups")
+            raise InvalidInputError(
+                f"folds must be at least 2, of at least 2 groups; got {wanted} of {n_groups} groups"
+            )
         if n_folds is not None and n_folds > n_groups:
             raise InvalidInputError(f"folds must be at most the number of groups, {n_groups}, got {n_folds}")
         count = min(wanted, n_groups)

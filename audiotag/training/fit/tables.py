@@ -92,9 +92,7 @@ def read_table(path: Path, problems: Problems) -> list[Row]:
     return [row for row in rows if row is not None]
 
 
-def table_row(
-    where: str, cells: Mapping[Any, Any], found: Mapping[str, Any], problems: Problems
-) -> Row | None:
+def table_row(where: str, cells: Mapping[Any, Any], found: Mapping[str, Any], problems: Problems) -> Row | None:
     """A row from its cells; None, and a problem told, where its times are no numbers."""
     times: list[float | None] = []
     for column in ("onset", "offset"):
@@ -153,7 +151,11 @@ def _audacity_lines(path: Path, problems: Problems) -> Iterator[tuple[str, float
             if not (math.isfinite(onset) and math.isfinite(offset) and onset >= 0):
                 raise ValueError
         except (ValueError, IndexError):
-            problems.error(f"{path}:{number}", f"{line[:60]!r} is no label of Audacity", "write onset, offset and label, separated by tabs")
+            problems.error(
+                f"{path}:{number}",
+                f"{line[:60]!r} is no label of Audacity",
+                "write onset, offset and label, separated by tabs",
+            )
             continue
         yield f"{path}:{number}", onset, offset, cells[2] if len(cells) > 2 else ""
 
