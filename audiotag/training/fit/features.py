@@ -170,7 +170,7 @@ def embed_clips(
         done = len(clips) - sum(map(len, missing.values()))
         order = sorted(missing.values(), key=lambda those: (clips[those[0]].path, clips[those[0]].onset_s or 0.0))
         results = tagger.embed_each(
-            _sources([clips[those[0]] for those in order], tagger.sample_rate), layer=list(sizes)
+            clip_sources([clips[those[0]] for those in order], tagger.sample_rate), layer=list(sizes)
         )
         for those, (_, result) in zip(order, results, strict=True):
             if isinstance(result, AudiotagError):
@@ -193,7 +193,7 @@ def embed_clips(
     return Features(windows, np.repeat(np.arange(len(clips)), counts), sizes, sum(map(len, missing.values())), failed)
 
 
-def _sources(clips: Sequence[Clip], rate_hz: int) -> Iterator[Any]:
+def clip_sources(clips: Sequence[Clip], rate_hz: int) -> Iterator[Any]:
     """What the tagger is given for each clip: its path, or the samples of its stretch."""
     at = 0
     while at < len(clips):

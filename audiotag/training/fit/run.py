@@ -149,7 +149,7 @@ def fit(
     MissingDependencyError
         The extra [fit] is not installed.
     """
-    _require()
+    require()
     started = time.monotonic()
     if method not in METHODS:
         raise InvalidInputError(f"method must be one of {', '.join(METHODS)}, got {method!r}")
@@ -214,7 +214,7 @@ def fit(
     return FitRun(target, outcome.metrics, dataset, fold_set, device)
 
 
-def _require() -> None:
+def require() -> None:
     from ...errors import MissingDependencyError
 
     try:
