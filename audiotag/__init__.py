@@ -32,8 +32,12 @@ if TYPE_CHECKING:
     from .results.prediction import Prediction
     from .results.tags import Tag
     from .tagger import Tagger
+    from .training.fit.evaluate import evaluate
+    from .training.fit.run import fit
 
 _HOME = {
+    "fit": "training.fit.run",
+    "evaluate": "training.fit.evaluate",
     "Tagger": "tagger",
     "WindowEmbeddings": "results.embeddings",
     "Prediction": "results.prediction",
@@ -74,6 +78,8 @@ __all__ = [
     "VerificationError",
     "WindowEmbeddings",
     "audioset_labels",
+    "evaluate",
+    "fit",
 ]
 
 

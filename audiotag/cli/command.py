@@ -19,7 +19,7 @@ from ..version import __version__
 
 # Modules whose `add_parser` adds their commands, in the order of the help. All are imported to parse anything, so none
 # may import numpy, torch or other people's packages before it runs.
-MODULES = (".recordings", ".listen", ".checkpoints", ".info", "..training.cli")
+MODULES = (".recordings", ".listen", ".checkpoints", ".fit", ".info", "..training.cli")
 EXAMPLES = """\
 examples:
   audiotag tag street.wav                          what is in a recording
@@ -27,6 +27,7 @@ examples:
   audiotag events call.flac --include Speech       when it happens
   audiotag embed a.wav b.wav -o vectors.npz        feature vectors for your own classifier
   ffmpeg -i URL -f s16le -ac 1 -ar 16000 - | audiotag listen --rate 16000
+  audiotag fit sounds/ -o my_model                 your own labels, from folders of recordings
   audiotag models                                  the checkpoints there are
 """
 

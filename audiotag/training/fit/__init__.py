@@ -1,0 +1,1 @@
+"""Own labels: from labelled recordings to a checkpoint, with honest figures."""

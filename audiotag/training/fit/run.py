@@ -1,0 +1,415 @@
+"""`fit`: from labelled recordings to a checkpoint folder, whole or not at all."""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ...config import CheckpointConfig, HeadConfig
+from ...errors import CheckpointError, InvalidInputError
+from ...files import whole_folder
+from ...inference.head import BIAS, WEIGHT, Head
+from .calibrate import clip_max
+from .data import Dataset, check_unreadable, read_data
+from .features import Features, embed_clips
+from .probe import Problem, Probe, fit_probe
+from .problems import Problems
+from .splits import Folds, make_folds
+
+if TYPE_CHECKING:
+    from ...checkpoints.load import Checkpoint
+    from ...tagger import Tagger
+
+log = logging.getLogger(__name__)
+
+METHODS = ("auto", "probe", "finetune")
+PARTIAL = ".partial"
+CHECKED_CLIPS = 16  # of which the saved folder must give the trained model's scores
+TOLERANCE = 1e-4  # of a score, between the saved checkpoint on audio and the head on kept embeddings
+OWN_SUFFIX = " (own)"  # of a label that AudioSet has too, where both are kept
+
+Progress = Callable[[str, int, int], None]  # what is being done, how much of it is done, of how much
+
+
+@dataclass(frozen=True)
+class FitRun:
+    """What a fit made.
+
+    Attributes
+    ----------
+    folder : Path or None
+        The checkpoint folder, with the report in it; None for a dry run.
+    metrics : dict
+        What ``metrics.json`` holds.
+    dataset : Dataset
+    folds : Folds
+    """
+
+    folder: Path | None
+    metrics: dict[str, Any]
+    dataset: Dataset
+    folds: Folds
+    device: str | None = None
+
+    @property
+    def tagger(self) -> Tagger:
+        """The checkpoint of `folder`, ready; loaded anew each time it is asked for."""
+        from ...tagger import Tagger
+
+        if self.folder is None:
+            raise InvalidInputError("a dry run makes no checkpoint; fit without dry_run")
+        return Tagger.from_pretrained(self.folder, device=self.device)
+
+
+def fit(
+    data: Any,
+    output: str | os.PathLike[str] | None = None,
+    *,
+    labels: Sequence[Any] | None = None,
+    method: str = "auto",
+    model: str | os.PathLike[str] | None = None,
+    task: str = "auto",
+    group: str | None = None,
+    folds: int | str | None = None,
+    test: Any = None,
+    negatives: str | os.PathLike[str] | None = None,
+    keep_audioset: bool = False,
+    time_limit_s: float | None = None,
+    resume: bool = False,
+    seed: int = 0,
+    dry_run: bool = False,
+    device: str | None = None,
+    cache_dir: str | os.PathLike[str] | None = None,
+    progress: Progress | None = None,
+) -> FitRun:
+    """Learn labels of one's own and write a checkpoint folder that is used like any other.
+
+    Parameters
+    ----------
+    data : path, DataFrame, or sequence of paths
+        A folder of folders named by label; recordings with Audacity or Raven annotation files beside them; a CSV, TSV or
+        DataFrame with the columns ``file`` and ``label`` and any of ``onset``, ``offset``, ``fold``, ``split``,
+        ``group``; or paths, with `labels`. In a label cell ``a;b`` are two labels, ``-a`` is verified absent, ``?a``
+        unknown. Labels called background, noise, none or silence are no label.
+    output : path, optional
+        Folder to make, new or empty. None: one in the temporary directory.
+    labels : sequence, optional
+        A label, or a sequence of them, for each path of `data`.
+    method : {"auto", "probe", "finetune"}
+        "probe": logistic regression on embeddings, seconds after embedding. "finetune": everything trains. "auto": a
+        probe, then fine-tuning where `time_limit_s` leaves room for it; the better one by out-of-fold figures is kept.
+    model : str or path, optional
+        Checkpoint to start from; None: the one inside the package.
+    task : {"auto", "single", "multi"}
+        Whether a recording has at most one label.
+    group : str, optional
+        What must stay together in splits: ``file``, ``parent``, a column, or a regular expression on the path.
+    folds : int or str, optional
+        How many, or the column that says them; None: the column ``fold`` where there is one, else 5.
+    test : optional
+        Data that is never trained on, and reported apart.
+    negatives : path, optional
+        Folder of recordings with no label.
+    keep_audioset : bool
+        Whether the checkpoint gives the network's own labels too.
+    time_limit_s : float, optional
+        Of the whole fit, in seconds; fine-tuning is planned to fit into it.
+    resume : bool
+        Go on with fine-tuning where a killed fit with the same arguments was.
+    seed : int
+    dry_run : bool
+        Check the data and make the splits, nothing more.
+    device : str, optional
+        As for `Tagger.from_pretrained`.
+    cache_dir : path, optional
+        Folder where embeddings are kept; None: ``~/.cache/audiotag``.
+    progress : callable, optional
+        Called with what is being done, how much is done, and of how much.
+
+    Returns
+    -------
+    FitRun
+
+    Raises
+    ------
+    InvalidInputError
+        All that is wrong with the data or arguments, before anything is computed.
+    CheckpointError
+        The saved folder did not give the trained model's scores; nothing is left.
+    MissingDependencyError
+        The extra [fit] is not installed.
+    """
+    require()
+    started = time.monotonic()
+    if method not in METHODS:
+        raise InvalidInputError(f"method must be one of {', '.join(METHODS)}, got {method!r}")
+    if time_limit_s is not None and not (math.isfinite(time_limit_s) and time_limit_s > 0):
+        raise InvalidInputError(f"time_limit_s must be a positive number of seconds, got {time_limit_s!r}")
+    tell = progress or (lambda *_: None)
+    base = _base_tagger(model, device)
+    target = _target(output)
+    tell("reading the data", 0, 1)
+    dataset, fold_set = _checked(
+        data,
+        target,
+        base,
+        labels=labels,
+        negatives=negatives,
+        test=test,
+        task=task,
+        group=group,
+        folds=folds,
+        seed=seed,
+        keep_audioset=keep_audioset,
+        dry_run=dry_run,
+    )
+    if dry_run:
+        return FitRun(None, plan(dataset, fold_set), dataset, fold_set, device)
+    features = embed_clips(base, dataset.clips, cache=cache_dir, progress=lambda n, of: tell("embedding", n, of))
+    dataset, features = _readable(dataset, features)
+    if len(features.failed):
+        fold_set = _folds(dataset, folds, seed)
+    embedded_s = time.monotonic() - started
+    problem = _problem(dataset, features, fold_set)
+    tell("fitting the probe", 0, 1)
+    probe = fit_probe(problem, progress=lambda n, of: tell("fitting the probe", n, of))
+    checkpoint = probe_checkpoint(base.checkpoint, probe, dataset, problem, keep_audioset, target.name)
+    from ...checkpoints.save import save_checkpoint
+    from .report import Outcome, write_report
+
+    outcome = Outcome.of(
+        "probe",
+        dataset,
+        fold_set,
+        probe.scores,
+        probe.judged,
+        checkpoint,
+        test_scores=_test_scores(checkpoint, probe, features, dataset),
+        details={
+            **probe.setting.describe(),
+            "chosen_by_fold": [s.describe() for s in probe.settings],
+            "base": base.config.name,
+            "embedded": features.computed,
+            "seconds_embedding": round(embedded_s, 2),
+        },
+        seed=seed,
+    )
+    with whole_folder(target) as work:
+        tell("writing the checkpoint", 0, 1)
+        save_checkpoint(replace(checkpoint, card=checkpoint.card | outcome.card()), work)
+        check_saved(work, checkpoint, features, dataset, device)
+        outcome.metrics["seconds"] = round(time.monotonic() - started, 2)
+        tell("writing the report", 0, 1)
+        write_report(work, outcome)
+    return FitRun(target, outcome.metrics, dataset, fold_set, device)
+
+
+def require() -> None:
+    from ...errors import MissingDependencyError
+
+    try:
+        import sklearn  # noqa: F401
+    except ImportError as error:
+        raise MissingDependencyError("fit needs scikit-learn: pip install 'audiotag-dymn[fit]'") from error
+
+
+def _base_tagger(model: Any, device: str | None) -> Tagger:
+    """The checkpoint to start from; a head of own labels that it has is left out."""
+    from ...checkpoints.load import load_checkpoint
+    from ...tagger import Tagger
+
+    checkpoint = load_checkpoint(model)
+    if checkpoint.config.head is not None:
+        config = replace(checkpoint.config, head=None, thresholds=None, threshold_support=None)
+        state = {name: tensor for name, tensor in checkpoint.state.items() if name not in (WEIGHT, BIAS)}
+        checkpoint = replace(checkpoint, config=config, state=state)
+    return Tagger(checkpoint, device=device)
+
+
+def _target(output: str | os.PathLike[str] | None) -> Path:
+    if output is None:
+        return Path(tempfile.mkdtemp(prefix="audiotag-fit-"))
+    return Path(output).expanduser()
+
+
+def _checked(data: Any, target: Path, base: Tagger, **options: Any) -> tuple[Dataset, Folds]:
+    """The data and its folds, or all problems at once, the output folder's among them."""
+    keep, dry_run, seed = options.pop("keep_audioset"), options.pop("dry_run"), options.pop("seed")
+    folds = options["folds"]
+    early = Problems()
+    if not dry_run and target.exists() and (not target.is_dir() or any(target.iterdir())):
+        early.error(str(target), "the output folder is not empty", "name a new one, or delete it first")
+    try:
+        dataset = read_data(data, window_s=base.config.window_s, **options)
+    except InvalidInputError as error:
+        if early.errors:
+            raise InvalidInputError(f"{error}\n  {early.errors[0]}") from error
+        raise
+    early.stop()
+    if keep:
+        names = base.labels.names
+        renamed = {name: name + OWN_SUFFIX for name in dataset.labels if name in names}
+        dataset = _renamed(dataset, renamed)
+    return dataset, _folds(dataset, folds, seed)
+
+
+def _renamed(dataset: Dataset, renamed: dict[str, str]) -> Dataset:
+    if not renamed:
+        return dataset
+
+    def new(names: frozenset[str]) -> frozenset[str]:
+        return frozenset(renamed.get(name, name) for name in names)
+
+    clips = tuple(
+        replace(c, present=new(c.present), absent=new(c.absent), unknown=new(c.unknown)) for c in dataset.clips
+    )
+    return replace(dataset, clips=clips, labels=tuple(renamed.get(name, name) for name in dataset.labels))
+
+
+def _folds(dataset: Dataset, folds: int | str | None, seed: int) -> Folds:
+    return make_folds(
+        dataset.clips,
+        dataset.targets,
+        n_folds=folds if isinstance(folds, int) else None,
+        task=dataset.task,
+        seed=seed,
+        problems=dataset.problems,
+    )
+
+
+def plan(dataset: Dataset, folds: Folds) -> dict[str, Any]:
+    """What a fit would work on, as a dry run tells it."""
+    targets = dataset.targets
+    length = [clip.duration_s for clip in dataset.clips if math.isfinite(clip.duration_s)]
+    return {
+        "task": dataset.task,
+        "clips": len(dataset.clips),
+        "recordings": len({clip.path for clip in dataset.clips}),
+        "groups": len(set(folds.group.tolist())),
+        "hours": round(sum(length) / 3600, 3),
+        "labels": {name: int(np.nansum(targets[:, k])) for k, name in enumerate(dataset.labels)},
+        "background": int((np.nan_to_num(targets).sum(1) == 0).sum()),
+        "test": int((folds.index < 0).sum()),
+        "folds": dict(sorted(Counter(folds.names[i] for i in folds.index if i >= 0).items())),
+        "folds_given": folds.given,
+        "unreadable": dict(dataset.unreadable),
+        "warnings": [str(problem) for problem in dataset.problems.warnings],
+    }
+
+
+def _readable(dataset: Dataset, features: Features) -> tuple[Dataset, Features]:
+    """Both without the clips that could not be decoded; too many of them stop the fit."""
+    if not features.failed:
+        return dataset, features
+    problems = Problems()
+    failed = {dataset.clips[i].path: told for i, told in features.failed.items()}
+    check_unreadable({**dataset.unreadable, **failed}, len({clip.path for clip in dataset.clips}), problems)
+    problems.stop()
+    for path, told in failed.items():
+        dataset.problems.warn(path, told, "it is left out")
+    kept = np.array([i not in features.failed for i in range(len(dataset.clips))])
+    number = np.cumsum(kept) - 1
+    clips = tuple(clip for clip, keep in zip(dataset.clips, kept, strict=True) if keep)
+    dataset = replace(dataset, clips=clips, unreadable={**dataset.unreadable, **failed})
+    return dataset, replace(features, clip=number[features.clip])
+
+
+def _problem(dataset: Dataset, features: Features, folds: Folds) -> Problem:
+    targets = dataset.targets
+    single = dataset.task == "single"
+    rest = single and bool((np.nan_to_num(targets)[folds.index >= 0].sum(1) == 0).any())
+    return Problem(features, targets, folds, "softmax" if single else "sigmoid", rest)
+
+
+def probe_checkpoint(
+    base: Checkpoint, probe: Probe, dataset: Dataset, problem: Problem, keep_audioset: bool, name: str
+) -> Checkpoint:
+    """The base checkpoint with the probe as its head."""
+    import torch
+
+    head = HeadConfig(
+        labels=dataset.labels,
+        inputs=probe.setting.layers,
+        activation=problem.activation,
+        rest=problem.rest,
+        keep_network=keep_audioset,
+        calibration=None if problem.rest and probe.calibration.method == "platt" else probe.calibration.record(),
+    )
+    state = dict(base.state)
+    state[WEIGHT] = torch.from_numpy(probe.weight.astype(np.float32))
+    state[BIAS] = torch.from_numpy(probe.bias.astype(np.float32))
+    config = own_config(base.config, head, probe.thresholds, probe.support, name)
+    return replace(base, config=config, state=state, origin=name, card=base_card(base))
+
+
+def own_config(
+    base: CheckpointConfig, head: HeadConfig, thresholds: np.ndarray, support: np.ndarray, name: str
+) -> CheckpointConfig:
+    """The configuration of a checkpoint with this head; AudioSet's labels, where kept, keep the thresholds they had."""
+    kept = base.network.n_labels if head.keep_network else 0
+    before = list(base.thresholds or [None] * kept)[:kept] if kept else []
+    before_support = list(base.threshold_support or [None] * kept)[:kept] if kept else []
+    return replace(
+        base,
+        name=name,
+        head=head,
+        thresholds=(*before, *(None if math.isnan(t) else round(float(t), 6) for t in thresholds)),
+        threshold_support=(*before_support, *(int(n) for n in support)),
+    )
+
+
+def base_card(base: Checkpoint) -> dict[str, Any]:
+    """The facts of a base checkpoint that hold for one made from it."""
+    card = {
+        key: base.card[key] for key in ("parameters", "gmacs", "licence", "paper") if base.card.get(key) is not None
+    }
+    return {**card, "base": base.config.name}
+
+
+def _test_scores(checkpoint: Checkpoint, probe: Probe, features: Features, dataset: Dataset) -> np.ndarray:
+    """Scores (clips, own labels) of every clip by the final model; what the test split is judged by."""
+    assert checkpoint.config.head is not None
+    head = Head(checkpoint.config.head, probe.weight, probe.bias)
+    windows = head.own_scores(features.windows[:, features.columns(probe.setting.layers)])
+    return clip_max(windows, features.clip, len(dataset.clips))
+
+
+def check_saved(folder: Path, checkpoint: Checkpoint, features: Features, dataset: Dataset, device: str | None) -> None:
+    """Load a checkpoint folder and compare its scores, from audio, with the trained head's on kept embeddings.
+
+    Raises
+    ------
+    CheckpointError
+        They differ.
+    """
+    from ...tagger import Tagger
+    from .features import excerpts
+
+    tagger = Tagger.from_pretrained(folder, device=device)
+    head = Head.of(checkpoint.config, checkpoint.state)
+    assert head is not None
+    picks = np.unique(np.linspace(0, len(dataset.clips) - 1, CHECKED_CLIPS).astype(int))
+    for i in picks:
+        clip, rows = dataset.clips[i], features.windows[features.clip == i]
+        expected = head.own_scores(rows[:, features.columns(head.config.inputs)]).max(0)
+        source: Any = clip.path
+        if clip.onset_s is not None:
+            span = (clip.onset_s, clip.offset_s or 0.0)
+            source = (next(iter(excerpts(clip.path, [span], tagger.sample_rate))), tagger.sample_rate)
+        got = tagger.scores(source)[-len(expected) :]
+        worst = float(np.abs(got - expected).max())
+        if not worst <= TOLERANCE:
+            raise CheckpointError(
+                f"{clip.name}: the saved checkpoint scores {worst:.2g} off the trained model, more than {TOLERANCE:g}; "
+                "nothing was kept. Please report this"
+            )
