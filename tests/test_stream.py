@@ -1,5 +1,6 @@
 """Streams against the definition of their windows, however the audio is cut, and what they refuse."""
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import numpy as np
@@ -217,6 +218,8 @@ def test_a_refused_chunk_leaves_no_trace(short_tagger, bad):
         ((np.zeros(10, np.float32), 44_100), "32000 Hz and the chunk is at 44100"),
         (np.zeros((2, 10), np.float32), r"1 channel.*got \(2, 10\)"),
         (np.zeros((10, 1), np.float32), r"pass the transpose"),
+        (torch.zeros(2, 1), r"1 channel.*got \(2, 1\)"),
+        (torch.zeros(10, 1), r"pass the transpose"),
         (np.zeros((1, 1, 10), np.float32), "shape"),
         (np.zeros((), np.float32), "shape"),
         (np.zeros(10, complex), "complex"),
@@ -255,6 +258,8 @@ def test_empty_chunks_are_nothing(short_tagger):
         {"hop_s": 0},
         {"hop_s": 1.5},
         {"hop_s": float("nan")},
+        {"window_s": 1.5},
+        {"window_s": 0.5, "hop_s": 0.7},
         {"on": 1.5},
         {"on": "high"},
         {"on": 0.2, "off": 0.3},
@@ -281,3 +286,27 @@ def test_after_flush_only_reset_helps(short_tagger):
     stream.reset()
     assert bits(run(stream, [x])) == bits(first)
     assert len(first) == 2
+
+
+def test_chunks_without_a_rate_have_the_checkpoints(short_tagger):
+    x = sound(2.3, 4)
+    assert short_tagger.stream().sample_rate == RATE
+    assert bits(run(short_tagger.stream(), [x])) == bits(run(short_tagger.stream(sample_rate=RATE), [x]))
+
+
+def test_shorter_windows_are_those_of_predict(tagger):
+    x = sound(7.5, 6)
+    windows = scored(run(tagger.stream(window_s=3.0, hop_s=1.5), np.split(x, [5_000, 100_001])))
+    expected = tagger.predict(x, window_s=3.0, hop_s=1.5)
+    whole = [w for w in windows if w.end_s - w.start_s == 3]
+    assert [w.start_s for w in whole] == expected.window_start_s.tolist() == [0, 1.5, 3, 4.5]
+    np.testing.assert_allclose([w.scores for w in whole], expected.window_scores, atol=1e-5)
+
+
+def test_threads_that_push_into_one_stream_are_taken_in_turn(short_tagger):
+    stream = short_tagger.stream(hop_s=0.5)
+    chunks = [sound(0.3, seed) for seed in range(4)] * 10
+    with ThreadPoolExecutor(4) as pool:
+        windows = [w for found in pool.map(stream.push, chunks) for w in found]
+    assert stream.position_s == pytest.approx(12)
+    assert sorted(w.end_s for w in windows) == pytest.approx(np.arange(0.5, 12.1, 0.5))

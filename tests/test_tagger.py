@@ -1,7 +1,11 @@
 """The Tagger: one against many, batches, windows, layers, threads, and what bad arguments get."""
 
 import math
+import os
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -243,3 +247,82 @@ def test_saved_and_loaded_again_gives_the_same_scores(tagger, tmp_path):
     tagger.save_pretrained(tmp_path / "saved")
     again = Tagger.from_pretrained(tmp_path / "saved", device="cpu")
     np.testing.assert_array_equal(again.scores(sound(2)), tagger.scores(sound(2)))
+
+
+def test_embeddings_and_scores_take_windows_as_predictions_do(tagger):
+    x = sound(12.3)
+    windows = tagger.embed(x, per="window", window_s=4, hop_s=3)
+    np.testing.assert_allclose(windows.start_s, [0, 3, 6, 8.3])
+    alone = [tagger.embed(x[round(s * RATE) : round(s * RATE) + 4 * RATE]) for s in windows.start_s]
+    np.testing.assert_allclose(windows.vectors, alone, rtol=1e-4, atol=1e-5)
+    expected = tagger.predict(x, window_s=4, hop_s=3).scores
+    np.testing.assert_array_equal(tagger.scores(x, window_s=4, hop_s=3), expected)
+
+
+@pytest.mark.parametrize("call", ["predict_each", "embed_each"])
+@pytest.mark.parametrize(
+    ("sources", "options", "message"),
+    [
+        ((np.zeros(10, np.float32), 44_100), {}, r"one \(array, sample_rate\); put it in a list"),
+        ([sound(1)], {"sample_rate": 44_100.5}, "sample_rate must be a whole number"),
+        ([sound(1)], {"sample_rate": -1}, "sample_rate must be a whole number"),
+        ([sound(1)], {"window_s": 11}, "window_s must be"),
+        ([sound(1)], {"window_s": 2, "hop_s": 3}, r"hop_s must be .* \(0, 2\]"),
+    ],
+)
+def test_what_concerns_all_sources_is_checked_before_the_first(tagger, call, sources, options, message):
+    with pytest.raises(InvalidInputError, match=message):
+        getattr(tagger, call)(sources, **options)
+
+
+def test_an_open_file_is_one_recording_not_a_list_of_lines(tagger, tmp_path):
+    soundfile.write(tmp_path / "x.wav", sound(1), RATE)
+    with open(tmp_path / "x.wav", "rb") as file:
+        with pytest.raises(InvalidInputError, match="put it in a list"):
+            tagger.predict_each(file)
+        ((_, found),) = tagger.predict_each([file])
+    assert isinstance(found, Prediction)
+
+
+def fresh(code, timeout=60):
+    """Run a program with a tagger `tagger` and a clip `x`; its standard output."""
+    program = f"""
+import os, sys, threading
+from audiotag import Tagger
+from tests.tiny import sound, tiny_checkpoint
+tagger, x = Tagger(tiny_checkpoint(), device="cpu"), sound(10)
+{code}
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        cwd=Path(__file__).parents[1],
+        env={**os.environ, "OMP_NUM_THREADS": "2"},
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
+def test_a_forked_child_goes_on_with_its_parents_tagger():
+    code = """
+import torch
+torch.set_num_threads(2)
+before = tagger.scores(x)
+child = os.fork()
+if not child:
+    os._exit(0 if abs(tagger.scores(x) - before).max() < 1e-5 else 3)
+print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
+    assert fresh(code) == "0\n"
+
+
+def test_a_run_that_was_left_does_not_keep_the_program_from_ending():
+    code = """
+run = tagger.predict_each([x] * 100, workers=3)
+next(run)
+print("left")
+"""
+    assert fresh(code) == "left\n"
