@@ -49,9 +49,9 @@ COLUMNS: dict[str, dict[str, type]] = {
     },
     "embeddings": {"source": str, "start_s": float, "end_s": float, "embedding": list, "error": str},
 }
-# What could move a terminal's cursor or turn its text around; JSON itself asks for escapes below U+0020 only.
-UNSAFE = {code: f"\\u{code:04x}" for code in (*range(0x7F, 0xA0), 0x2028, 0x2029, *range(0x202A, 0x202F))}
-UNSAFE |= {code: f"\\u{code:04x}" for code in range(0x2066, 0x206A)}
+# What a terminal acts on, see `printable`; JSON itself asks for escapes below U+0020 only.
+UNSAFE_CODES = (*range(0x7F, 0xA0), 0x2028, 0x2029, *range(0x202A, 0x202F), *range(0x2066, 0x206A))
+UNSAFE = {code: f"\\u{code:04x}" for code in UNSAFE_CODES}
 
 
 def tag_record(prediction: Prediction, **options: Any) -> dict[str, Any]:
