@@ -25,17 +25,9 @@ Record = Mapping[str, Any]
 # What a record holds, and the kind of output it goes into.
 HELD = {"tags": "tags", "events": "events", "vectors": "embeddings"}
 # Columns of tables, with the type of what is in them.
+_LABEL = {"index": int, "mid": str, "error": str}
 COLUMNS: dict[str, dict[str, type]] = {
-    "tags": {
-        "source": str,
-        "start_s": float,
-        "end_s": float,
-        "label": str,
-        "score": float,
-        "index": int,
-        "mid": str,
-        "error": str,
-    },
+    "tags": {"source": str, "start_s": float, "end_s": float, "label": str, "score": float, **_LABEL},
     "events": {
         "source": str,
         "onset_s": float,
@@ -43,9 +35,7 @@ COLUMNS: dict[str, dict[str, type]] = {
         "label": str,
         "peak": float,
         "mean": float,
-        "index": int,
-        "mid": str,
-        "error": str,
+        **_LABEL,
     },
     "embeddings": {"source": str, "start_s": float, "end_s": float, "embedding": list, "error": str},
 }
