@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..errors import InvalidInputError
-from ..text import printable, printable_name, shortest
+from ..text import TURNS, printable, printable_name, shortest
 
 if TYPE_CHECKING:
     from ..results.embeddings import WindowEmbeddings
@@ -40,8 +40,7 @@ COLUMNS: dict[str, dict[str, type]] = {
     "embeddings": {"source": str, "start_s": float, "end_s": float, "embedding": list, "error": str},
 }
 # What a terminal acts on, see `printable`; JSON itself asks for escapes below U+0020 only.
-UNSAFE_CODES = (*range(0x7F, 0xA0), 0x2028, 0x2029, *range(0x202A, 0x202F), *range(0x2066, 0x206A))
-UNSAFE = {code: f"\\u{code:04x}" for code in UNSAFE_CODES}
+UNSAFE = {code: f"\\u{code:04x}" for code in (*range(0x7F, 0xA0), 0x2028, 0x2029, *map(ord, TURNS))}
 
 
 def tag_record(prediction: Prediction, **options: Any) -> dict[str, Any]:

@@ -87,7 +87,7 @@ def is_audio_name(name: str) -> bool:
 
 
 def natural_key(name: str) -> tuple[str, str]:
-    """Make a key that sorts names as people do: whatever the case, numbers by value; different names have different keys."""
+    """Make a key that sorts names as people do: whatever the case, numbers by value; never the same for two names."""
     return re.sub(r"[0-9]+", lambda digits: digits[0].zfill(DIGITS), name.casefold()), name
 
 
