@@ -11,7 +11,7 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import closing, nullcontext, suppress
+from contextlib import closing, nullcontext
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -110,16 +110,13 @@ class Inputs:
         """
         if not output.exists():
             return
-        if STDIN in (*self.paths, self.list_name):
-            with suppress(OSError, ValueError):  # one that is no file
-                if os.path.samestat(os.fstat(stdin().fileno()), output.stat()):
-                    raise _read_too(output, "standard input")
-        if self.list_name not in (None, STDIN) and os.path.samefile(str(self.list_name), output):
-            raise _read_too(output, f"the list --from-file {self.list_name}")
+        if STDIN in (*self.paths, self.list_name) and _same(output):
+            raise _overwritten(output, "standard input")
+        if self.list_name is not None and _same(output, self.list_name):
+            raise _overwritten(output, f"the list --from-file {self.list_name}")
         for item in self:
-            with suppress(OSError, ValueError):  # one that is not there
-                if item.path != STDIN and os.path.samefile(item.path, output):
-                    raise _read_too(output, f"the input {item.path}")
+            if item.path != STDIN and _same(output, item.path):
+                raise _overwritten(output, f"the input {item.path}")
 
     def close(self) -> None:
         """Let go of the list."""
@@ -127,7 +124,16 @@ class Inputs:
             self._list.close()
 
 
-def _read_too(output: Path, what: str) -> InvalidInputError:
+def _same(output: Path, other: str | None = None) -> bool:
+    """Whether `other`, or what standard input comes from, is the output."""
+    try:
+        there = os.fstat(stdin().fileno()) if other is None else os.stat(other)
+        return os.path.samestat(there, output.stat())
+    except (OSError, ValueError):  # no file at all
+        return False
+
+
+def _overwritten(output: Path, what: str) -> InvalidInputError:
     return InvalidInputError(f"-o {output}: is {what} and would be overwritten; name another file")
 
 

@@ -26,8 +26,6 @@ class Format:
         Ending of files of one recording, in folders that mirror the input.
     writer : str
         Module in this package and class in it, ``"writers.CsvWriter"``: a `audiotag.outputs.writers.Writer`.
-    about : str
-        For people who choose.
     one_recording : bool
         Whether a file holds one recording only.
     binary : bool
@@ -38,7 +36,6 @@ class Format:
     kinds: tuple[str, ...]
     suffix: str
     writer: str
-    about: str
     one_recording: bool = False
     binary: bool = False
 
@@ -76,32 +73,16 @@ class About:
 FORMATS = {
     form.name: form
     for form in (
-        Format("text", TABLES, ".txt", "writers.TextWriter", "tables to read"),
-        Format("json", TABLES, ".json", "writers.JsonWriter", "one JSON array"),
-        Format("jsonl", KINDS, ".jsonl", "writers.JsonLinesWriter", "one JSON object a line"),
-        Format("csv", TABLES, ".csv", "writers.CsvWriter", "one row per tag or event"),
-        Format("parquet", KINDS, ".parquet", "writers.ParquetWriter", "typed rows; extra [parquet]", binary=True),
-        Format(
-            "audacity",
-            ("events",),
-            ".labels.txt",
-            "annotations.AudacityWriter",
-            "Audacity label track",
-            one_recording=True,
-        ),
-        Format(
-            "raven",
-            ("events",),
-            ".selections.txt",
-            "annotations.RavenWriter",
-            "Raven selection table",
-            one_recording=True,
-        ),
-        Format(
-            "webvtt", ("events",), ".vtt", "annotations.WebVttWriter", "WebVTT cues for players", one_recording=True
-        ),
-        Format("npz", VECTORS, ".npz", "embedding_files.NpzWriter", "numpy arrays by name", binary=True),
-        Format("npy", VECTORS, ".npy", "embedding_files.NpyWriter", "one numpy matrix", binary=True),
+        Format("text", TABLES, ".txt", "writers.TextWriter"),
+        Format("json", TABLES, ".json", "writers.JsonWriter"),
+        Format("jsonl", KINDS, ".jsonl", "writers.JsonLinesWriter"),
+        Format("csv", TABLES, ".csv", "writers.CsvWriter"),
+        Format("parquet", KINDS, ".parquet", "writers.ParquetWriter", binary=True),
+        Format("audacity", ("events",), ".labels.txt", "annotations.AudacityWriter", one_recording=True),
+        Format("raven", ("events",), ".selections.txt", "annotations.RavenWriter", one_recording=True),
+        Format("webvtt", ("events",), ".vtt", "annotations.WebVttWriter", one_recording=True),
+        Format("npz", VECTORS, ".npz", "embedding_files.NpzWriter", binary=True),
+        Format("npy", VECTORS, ".npy", "embedding_files.NpyWriter", binary=True),
     )
 }
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..errors import InvalidInputError
-from ..text import printable, printable_name, shortest
+from ..text import TURNS, printable, printable_name, shortest
 
 if TYPE_CHECKING:
     from ..results.embeddings import WindowEmbeddings
@@ -25,17 +25,9 @@ Record = Mapping[str, Any]
 # What a record holds, and the kind of output it goes into.
 HELD = {"tags": "tags", "events": "events", "vectors": "embeddings"}
 # Columns of tables, with the type of what is in them.
+_LABEL = {"index": int, "mid": str, "error": str}
 COLUMNS: dict[str, dict[str, type]] = {
-    "tags": {
-        "source": str,
-        "start_s": float,
-        "end_s": float,
-        "label": str,
-        "score": float,
-        "index": int,
-        "mid": str,
-        "error": str,
-    },
+    "tags": {"source": str, "start_s": float, "end_s": float, "label": str, "score": float, **_LABEL},
     "events": {
         "source": str,
         "onset_s": float,
@@ -43,15 +35,12 @@ COLUMNS: dict[str, dict[str, type]] = {
         "label": str,
         "peak": float,
         "mean": float,
-        "index": int,
-        "mid": str,
-        "error": str,
+        **_LABEL,
     },
     "embeddings": {"source": str, "start_s": float, "end_s": float, "embedding": list, "error": str},
 }
-# What could move a terminal's cursor or turn its text around; JSON itself asks for escapes below U+0020 only.
-UNSAFE = {code: f"\\u{code:04x}" for code in (*range(0x7F, 0xA0), 0x2028, 0x2029, *range(0x202A, 0x202F))}
-UNSAFE |= {code: f"\\u{code:04x}" for code in range(0x2066, 0x206A)}
+# What a terminal acts on, see `printable`; JSON itself asks for escapes below U+0020 only.
+UNSAFE = {code: f"\\u{code:04x}" for code in (*range(0x7F, 0xA0), 0x2028, 0x2029, *map(ord, TURNS))}
 
 
 def tag_record(prediction: Prediction, **options: Any) -> dict[str, Any]:

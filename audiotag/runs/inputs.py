@@ -9,6 +9,7 @@ import os
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import IO
 
 from ..errors import InvalidInputError
@@ -51,7 +52,7 @@ class Input:
 
 
 def expand(paths: Iterable[str], listed: Iterable[str] = ()) -> Iterator[Input]:
-    """The inputs that paths, folders and patterns mean: in the order given, each once.
+    """Yield the inputs that paths, folders and patterns mean: in the order given, each once.
 
     A folder means the audio files in it and below, in natural order (``take 2`` before ``take 10``); hidden ones and
     other endings are left out. Links to folders are followed, but no folder is entered twice, so links may form
@@ -86,12 +87,12 @@ def is_audio_name(name: str) -> bool:
 
 
 def natural_key(name: str) -> tuple[str, str]:
-    """Sorts names as people do: without regard to case, numbers by their value; never equal for different names."""
+    """Make a key that sorts names as people do: whatever the case, numbers by value; never the same for two names."""
     return re.sub(r"[0-9]+", lambda digits: digits[0].zfill(DIGITS), name.casefold()), name
 
 
 def read_list(stream: IO[bytes], name: str) -> Iterator[str]:
-    """Paths from a list: one per line, or separated by NUL as ``find -print0`` writes them. Empty ones are left out.
+    """Read the paths in a list: one per line, or separated by NUL as ``find -print0`` writes them; not empty ones.
 
     Raises
     ------
@@ -122,7 +123,7 @@ def _entry(raw: bytes, separator: bytes) -> Iterator[str]:
 
 
 def common_folder(paths: Iterable[str]) -> str:
-    """The deepest folder that holds everything given, below which an output tree mirrors the inputs.
+    """Find the deepest folder that holds everything given, below which an output tree mirrors the inputs.
 
     A folder given alone is itself that folder. Absolute; the working directory if nothing but standard input is given.
 
@@ -157,7 +158,7 @@ class _Seen:
         self.folders: set[tuple[int, int]] = set()
         self.met = 0  # files and folders met while walking, also those given out before
         self._files: set[bytes] = set()
-        self._parent: tuple[str, tuple[int, int] | None] = ("", None)
+        self._identity = lru_cache(maxsize=1)(_identity)  # files come folder by folder
 
     def add(self, path: str) -> bool:
         """Note a file; False if it was noted before, or a folder that gave it was walked."""
@@ -175,14 +176,13 @@ class _Seen:
         """Whether a file found in a folder was named before."""
         return bool(self._files) and _digest(folder, name) in self._files
 
-    def _identity(self, folder: str) -> tuple[int, int] | None:
-        if self._parent[0] != folder:
-            try:
-                info = os.stat(folder)
-                self._parent = (folder, (info.st_dev, info.st_ino))
-            except OSError:
-                self._parent = (folder, None)
-        return self._parent[1]
+
+def _identity(folder: str) -> tuple[int, int] | None:
+    try:
+        info = os.stat(folder)
+    except OSError:
+        return None
+    return info.st_dev, info.st_ino
 
 
 def _digest(folder: tuple[int, int] | str, name: str) -> bytes:
@@ -226,7 +226,7 @@ def _matches(pattern: str, seen: _Seen) -> Iterator[Input]:
 
 
 def _below(parts: list[str], at: int) -> Iterator[str]:
-    """Audio files matching a pattern that has ``**``, its component number `at`; `glob` would follow loops of links."""
+    """Find audio files by a pattern with ``**`` as component `at`; `glob` would go round loops of links."""
     head, tail = os.sep.join(parts[:at]), parts[at:]
     for base in sorted(glob.glob(head), key=_path_key) if head else [os.sep if at else os.curdir]:
         for item in _walk(base, _Seen()):
@@ -252,7 +252,7 @@ def _folder(path: str, seen: _Seen) -> Iterator[Input]:
 
 
 def _walk(top: str, seen: _Seen) -> Iterator[Input]:
-    """Audio files below a folder. A stack instead of recursion: folders may be nested deeper than Python recurses."""
+    """Find audio files below a folder, by a stack: folders may be nested deeper than Python recurses."""
     stack = [_entries(top, seen)]
     while stack:
         entry = next(stack[-1], None)
@@ -265,7 +265,7 @@ def _walk(top: str, seen: _Seen) -> Iterator[Input]:
 
 
 def _entries(folder: str, seen: _Seen) -> Iterator[Input | str]:
-    """The audio files in one folder as inputs and its subfolders as paths, in natural order."""
+    """List the audio files in one folder as inputs and its subfolders as paths, in natural order."""
     try:
         info = os.stat(folder)
         identity = (info.st_dev, info.st_ino)

@@ -26,7 +26,6 @@ from .plan import Entry, Plan
 
 FORMAT_VERSION = 1  # of the journal and of what is written; a run is resumed by the version it began with only
 SYNC_EVERY_S = 5.0  # a kill loses nothing that was written; a power cut at most this
-TRIES = 100  # to take a lock that others delete meanwhile
 SUFFIX, COMPLETE_SUFFIX = ".partial", ".run.json"
 RUN, INPUTS, RECORDS, LOCK = "run.json", "inputs.jsonl", "records.jsonl", "lock"
 OUTPUT, COMPLETE = "output", "complete.json"
@@ -192,30 +191,19 @@ def locked(folder: Path, message: str) -> FileLock:
     Raises
     ------
     InvalidInputError
-        With `message`: another process has it.
+        With `message`: another process has it, or has just deleted it.
     OutputError
         The folder cannot be made.
     """
-    path = folder / LOCK
     try:
-        for _ in range(TRIES):
-            folder.mkdir(parents=True, exist_ok=True)
-            # A run that ends deletes its lock, perhaps between here and there. While `file` is open no other file can
-            # be the same one, so where the path still leads to it, the lock that was taken is the one at the path.
-            with contextlib.suppress(FileNotFoundError), open(path, "ab") as file:
-                lock = FileLock(path)
-                lock.acquire(timeout=0)
-                try:
-                    if os.path.samestat(os.fstat(file.fileno()), path.stat()):
-                        return lock
-                except FileNotFoundError:
-                    pass
-                lock.release()
-        raise Timeout(str(path))
-    except Timeout:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(folder / LOCK)
+        lock.acquire(timeout=0)
+    except (Timeout, FileNotFoundError):  # not found: a run that ended has just deleted the folder
         raise InvalidInputError(message) from None
     except OSError as error:
         raise OutputError(f"{folder}: cannot be written: {error.strerror or error}") from error
+    return lock
 
 
 def delete_locked(folder: Path, lock: FileLock) -> None:
