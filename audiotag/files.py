@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from .errors import AudiotagError, InvalidInputError, OutputError
+from .text import printable
 
 ADVICE = "check that the folder exists, its space and its permissions"
 
@@ -83,6 +84,8 @@ def whole_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
         made.rename(target)
     except BaseException as error:
         shutil.rmtree(made, ignore_errors=True)
+        if isinstance(error, OutputError):  # of a file inside, under a name that nobody asked for
+            raise OutputError(str(error).replace(printable(str(made)), printable(str(target)))) from error
         if isinstance(error, OSError) and not isinstance(error, AudiotagError):
             raise _refused(target, error) from error
         raise

@@ -5,6 +5,7 @@ import logging
 import os
 import pickle
 import shutil
+import zipfile
 from dataclasses import replace
 from pathlib import Path
 
@@ -285,6 +286,25 @@ def test_a_checkpoint_checks_what_it_is_made_of(tiny):
 def test_pt_without_a_state_dict(tmp_path, content, named):
     torch.save(content, tmp_path / "x.pt")
     with pytest.raises(CheckpointError, match=named):
+        load_checkpoint(tmp_path / "x.pt")
+
+
+def test_a_compressed_pt_is_not_inflated(tiny, pt_file, tmp_path):
+    """A zip of few bytes that says it holds gigabytes is refused by what it says, before a byte of it is made."""
+    packed = tmp_path / "packed.pt"
+    with zipfile.ZipFile(pt_file) as old, zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as new:
+        for name in old.namelist():
+            new.writestr(name, old.read(name))
+    torch.load(packed, weights_only=True)  # torch itself inflates it
+    with pytest.raises(CheckpointError, match=r"packed\.pt: holds \d+ bytes compressed, which torch\.save never does"):
+        load_checkpoint(packed)
+
+
+def test_one_value_shown_many_times_is_no_tensor(tiny, tmp_path):
+    name = "classifier.2.weight"
+    state = {**tiny.state, name: torch.zeros(1).expand(tiny.state[name].shape)}
+    torch.save(state, tmp_path / "x.pt")
+    with pytest.raises(CheckpointError, match=rf"wrong type: {name}"):
         load_checkpoint(tmp_path / "x.pt")
 
 

@@ -2,16 +2,19 @@
 
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 from safetensors.torch import save_file
 
+from audiotag import Tagger
 from audiotag.checkpoints.load import load_checkpoint, save_weights
-from audiotag.checkpoints.save import save_checkpoint
-from audiotag.errors import CheckpointError, DownloadError, InvalidInputError, OutputError
+from audiotag.checkpoints.save import convert, save_checkpoint
+from audiotag.errors import AudioError, CheckpointError, DownloadError, InvalidInputError, OutputError
 
-from .tiny import tiny_checkpoint
+from .tiny import sound, tiny_checkpoint
 
 
 @pytest.fixture(scope="module")
@@ -45,6 +48,11 @@ def test_a_name_wins_over_a_path_and_dot_slash_gives_the_path(five, tmp_path, mo
         ("a\0b", InvalidInputError, "non-empty"),
         (3, InvalidInputError, "must be a string, a path or None, got int"),
         (b"x", InvalidInputError, "got bytes"),
+        ("x" * 5000, InvalidInputError, r"no checkpoint is called 'x{79}\.\.\.; "),
+        ("x/" * 2500, CheckpointError, r"^(x/){100}: no such file"),
+        (Path("x" * 5000), CheckpointError, "no such file"),
+        ("~nobody-of-this-name/x.pt", CheckpointError, "no such file"),
+        ("\ud800", InvalidInputError, "no checkpoint is called"),
     ],
 )
 def test_targets_that_are_nothing(target, kind, named, tmp_path, monkeypatch):
@@ -69,9 +77,31 @@ def test_folders_and_files_that_are_no_checkpoints(five, tmp_path):
         load_checkpoint("mn04_as", revision="v1")
 
 
+def test_pipes_are_no_checkpoints(five, tmp_path):
+    """They would be waited for, for ever."""
+    os.mkfifo(tmp_path / "x.pt")
+    with pytest.raises(CheckpointError, match=r"x\.pt: must be a regular file or a folder"):
+        load_checkpoint(tmp_path / "x.pt")
+    folder = save_checkpoint(five, tmp_path / "x")
+    (folder / "config.json").unlink()
+    os.mkfifo(folder / "config.json")
+    with pytest.raises(CheckpointError, match=r"has no config\.json"):
+        load_checkpoint(folder)
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [("cache_dir", 3), ("cache_dir", b"x"), ("cache_dir", ""), ("token", 3), ("revision", 5), ("revision", "")],
+)
+def test_options_that_cannot_be(option, value):
+    with pytest.raises(InvalidInputError, match=f"{option} must be .* or None, got "):
+        load_checkpoint("someone/tiny", **{option: value})
+
+
 @pytest.mark.parametrize(
     ("text", "named"),
     [
+        ('{"format_version": 1, "\\u001b[31mkey\\u202e": 1}', r"has no '\\x1b\[31mkey\\u202e'; it has name"),
         ("", "Expecting value"),
         ("[1]", "must be a JSON object"),
         ("{}", "format_version must be 1, got None"),
@@ -87,6 +117,19 @@ def test_broken_config(five, tmp_path, text, named):
     (folder / "config.json").write_text(text)
     with pytest.raises(CheckpointError, match=named):
         load_checkpoint(folder)
+
+
+def test_an_endless_config(five, tmp_path):
+    folder = save_checkpoint(five, tmp_path / "x")
+    os.truncate(folder / "config.json", 1 << 40)
+    with pytest.raises(CheckpointError, match=r"config\.json: larger than the 16777216 bytes"):
+        load_checkpoint(folder)
+
+
+def test_facts_that_are_none_do_not_stop_a_card(five, tmp_path):
+    card = {"mean_average_precision": "good", "parameters": "many", "gmacs": [1], "licence": 3, "paper": {}}
+    text = (save_checkpoint(replace(five, card=card), tmp_path / "x") / "README.md").read_text()
+    assert "| Parameters | unknown |" in text and "model-index" not in text
 
 
 @pytest.mark.parametrize(
@@ -170,6 +213,32 @@ def test_half_replaced_folder_is_no_checkpoint(five, tmp_path, monkeypatch):
             save_checkpoint(five, folder)
     with pytest.raises(CheckpointError, match=r"has no config\.json"):
         load_checkpoint(folder)
+
+
+def test_a_failed_conversion_names_the_folder_that_was_asked_for(five, tmp_path, monkeypatch):
+    save_checkpoint(five, tmp_path / "x")
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OutputError, match=rf"^{tmp_path}/new/model\.safetensors: cannot be written \(No space left"):
+        convert(tmp_path / "x", tmp_path / "new")
+    assert [p.name for p in tmp_path.iterdir()] == ["x"]
+
+
+def test_weights_that_overflow_are_the_checkpoints_fault(five):
+    state = dict(five.state)
+    state["layers.3.depth_norm.weight"] = torch.full_like(state["layers.3.depth_norm.weight"], 3e38)
+    tagger = Tagger(replace(five, state=state), device="cpu")
+    named = "tiny: this checkpoint's weights overflow in float32"
+    with pytest.raises(CheckpointError, match=named):
+        tagger.predict(sound(1))
+    with pytest.raises(CheckpointError, match=named):
+        tagger.embed(sound(1))
+    assert [type(error) for _, error in tagger.predict_each([sound(1), "missing.wav", sound(1)], batch_size=3)] == [
+        CheckpointError,
+        AudioError,
+        CheckpointError,
+    ]
+    with pytest.raises(CheckpointError, match=named):
+        tagger.stream(sample_rate=32_000).push(sound(10))
 
 
 def test_save_refuses_a_file_for_a_folder(five, tmp_path):

@@ -15,7 +15,7 @@ PAPER_TITLES = {
 
 
 def model_card(config: CheckpointConfig, card: Mapping[str, Any], labels: Sequence[str]) -> str:
-    """Text of a README.md.
+    """Write the text of a README.md.
 
     Parameters
     ----------
@@ -44,9 +44,9 @@ def model_card(config: CheckpointConfig, card: Mapping[str, Any], labels: Sequen
 
 
 def facts(config: CheckpointConfig, card: Mapping[str, Any]) -> dict[str, str]:
-    """What the card's table says, in its order."""
+    """Collect what the card's table says, in its order."""
     frontend = config.frontend
-    metric, parameters, gmacs = (card.get(key) for key in ("mean_average_precision", "parameters", "gmacs"))
+    metric, parameters, gmacs = (_number(card, key) for key in ("mean_average_precision", "parameters", "gmacs"))
     paper = card.get("paper")
     return {
         "Network": _architecture(config),
@@ -67,10 +67,10 @@ def facts(config: CheckpointConfig, card: Mapping[str, Any]) -> dict[str, str]:
 
 
 def metadata(config: CheckpointConfig, card: Mapping[str, Any]) -> str:
-    """The card's YAML, as the Hub defines it."""
+    """Write the card's YAML, as the Hub defines it."""
     from huggingface_hub import EvalResult, ModelCardData
 
-    metric = card.get("mean_average_precision")
+    metric = _number(card, "mean_average_precision")
     results = None
     if metric is not None:
         results = [
@@ -91,6 +91,12 @@ def metadata(config: CheckpointConfig, card: Mapping[str, Any]) -> str:
         model_name=config.name,
         eval_results=results,
     ).to_yaml()
+
+
+def _number(card: Mapping[str, Any], name: str) -> float | None:
+    """A fact that is a number; what a stranger's configuration calls one need not be."""
+    fact = card.get(name)
+    return fact if isinstance(fact, (int, float)) and not isinstance(fact, bool) else None
 
 
 def _architecture(config: CheckpointConfig) -> str:

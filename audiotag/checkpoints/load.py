@@ -31,6 +31,7 @@ log = logging.getLogger(__name__)
 
 FORMAT_VERSION = 1  # of config.json, which the safetensors header repeats
 HEADER_KEY = "audiotag"
+MAX_CONFIG_BYTES = 1 << 24
 PT_SUFFIXES = (".pt", ".pth", ".ckpt", ".bin")
 REPOSITORY_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
@@ -194,7 +195,7 @@ def _load_file(path: Path) -> Checkpoint:
 
 
 def _recognise(path: Path) -> tuple[CheckpointConfig, dict[str, Any]] | None:
-    """Configuration and facts of a release file, known by its digest whatever it is called."""
+    """Find configuration and facts of a release file, known by its digest whatever it is called."""
     found = digests(path)
     known = manifest()
     for entry in known.entries.values():
@@ -215,8 +216,10 @@ def build(checkpoint: Checkpoint) -> nn.Module:
 
 
 def read_config(path: Path) -> tuple[CheckpointConfig, dict[str, Any]]:
-    """Configuration and facts in a ``config.json``."""
+    """Read configuration and facts of a ``config.json``."""
     try:
+        if path.stat().st_size > MAX_CONFIG_BYTES:
+            raise CheckpointError(f"{path}: larger than the {MAX_CONFIG_BYTES} bytes a configuration may have")
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise CheckpointError(f"{path}: cannot be read as text ({error}); write the folder again") from error
@@ -224,7 +227,7 @@ def read_config(path: Path) -> tuple[CheckpointConfig, dict[str, Any]]:
 
 
 def parse_config(text: str, where: str) -> tuple[CheckpointConfig, dict[str, Any]]:
-    """Configuration and facts in the text of a ``config.json``; `config_text` reverses it.
+    """Read configuration and facts of a ``config.json``'s text; `config_text` reverses it.
 
     Raises
     ------
@@ -254,7 +257,7 @@ def parse_config(text: str, where: str) -> tuple[CheckpointConfig, dict[str, Any
 
 
 def config_text(config: CheckpointConfig, card: Mapping[str, Any]) -> str:
-    """Text of a ``config.json``."""
+    """Write the text of a ``config.json``."""
     plain = {"format_version": FORMAT_VERSION, "library_name": "audiotag", **config.to_dict(), "card": dict(card)}
     return json.dumps(plain, indent=2) + "\n"
 

@@ -7,6 +7,7 @@ with ``weights_only=True`` and nothing else.
 from __future__ import annotations
 
 import pickle
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,7 @@ PREFIXES = ("module.", "_orig_mod.", "model.", "network.", "net.")
 
 
 def read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Tensors and header metadata of a safetensors file.
+    """Read tensors and header metadata of a safetensors file.
 
     Raises
     ------
@@ -53,7 +54,7 @@ def read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
 
 
 def read_pt(path: Path) -> dict[str, Tensor]:
-    """The state dict in a ``.pt`` file, without running anything in it.
+    """Read the state dict in a ``.pt`` file, without running anything in it.
 
     Nesting under a usual key (``state_dict``, ``model``, ...) and a usual prefix of every name (``module.``, ...) are
     taken off. Only the zip form that torch.save has written since 1.6 is opened: the older ones are bare pickles,
@@ -75,6 +76,7 @@ def read_pt(path: Path) -> dict[str, Tensor]:
             "not opened); copy the file again, or save its state dict with torch.save or safetensors"
         )
     try:
+        _refuse_inflation(path)
         loaded = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         # torch's own message advises switching the protection off, so it stays in the cause.
@@ -82,11 +84,25 @@ def read_pt(path: Path) -> dict[str, Tensor]:
             f"{path}: holds code or objects other than tensors, or is damaged, and was refused; save only the state "
             "dict, with torch.save(network.state_dict(), ...) or as safetensors"
         ) from error
-    except Exception as error:  # a damaged file makes torch raise nearly anything
+    except CheckpointError:
+        raise
+    except Exception as error:  # a damaged file makes zipfile and torch raise nearly anything
         raise CheckpointError(
             f"{path}: cannot be read by torch.load ({str(error)[:200]}); copy or fetch the file again"
         ) from error
     return _state_dict(loaded, path)
+
+
+def _refuse_inflation(path: Path) -> None:
+    """Refuse a zip whose members are larger than it is; torch.save compresses nothing, but torch.load would inflate."""
+    with zipfile.ZipFile(path) as archive:
+        members = archive.infolist()
+    total = sum(member.file_size for member in members)
+    if total > path.stat().st_size or any(member.compress_type != zipfile.ZIP_STORED for member in members):
+        raise CheckpointError(
+            f"{path}: holds {total} bytes compressed, which torch.save never does, and was refused; save it again with "
+            "torch.save or as safetensors"
+        )
 
 
 def _state_dict(loaded: Any, path: Path) -> dict[str, Tensor]:

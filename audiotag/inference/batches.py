@@ -35,6 +35,8 @@ class Analysis:
         float32, scores or features.
     ended : Ended or None
         Set when the source is read.
+    failed : AudiotagError or None
+        Set when the network said what cannot be.
     """
 
     source: Any
@@ -46,6 +48,7 @@ class Analysis:
     end_s: list[float] = field(default_factory=list)
     rows: list[np.ndarray] = field(default_factory=list)
     ended: Ended | None = None
+    failed: AudiotagError | None = None
 
     def begin(self, begun: Begun) -> None:
         """Note what opening the source told."""
@@ -64,7 +67,7 @@ class Analysis:
 
     @property
     def error(self) -> AudiotagError | None:
-        return self.ended.error if self.ended else None
+        return (self.ended.error if self.ended else None) or self.failed
 
     def stacked(self) -> np.ndarray:
         """Stack the rows to (windows, ...), read-only so that nobody copies it; once, for they may be many."""

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from ..config import CheckpointConfig
+from ..errors import CheckpointError
 from ..frontend.windows import Window
 from ..runtimes.protocol import SCORES, Array, Runtime
 from .batches import Analysis, Batcher, Waiting
@@ -125,3 +126,13 @@ class Engine:
         rows = self.scores(logmel) if layers is None else self.features(logmel, layers)
         for one, row in zip(batch, rows, strict=True):
             one.analysis.add(one.window, row)
+            one.analysis.failed = one.analysis.failed or self.overflow(row)
+
+    def overflow(self, row: np.ndarray) -> CheckpointError | None:
+        """Return the error of a row that is not finite: log-mel always is, so it is the network's doing."""
+        if np.isfinite(row).all():
+            return None
+        return CheckpointError(
+            f"{self.config.name}: this checkpoint's weights overflow in {self.runtime.dtype}, so its outputs are not "
+            "finite; use dtype float32 or another checkpoint"
+        )

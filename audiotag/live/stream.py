@@ -251,6 +251,8 @@ class Stream:
     def _score(self, window: Window) -> StreamWindow:
         # One window at a time, also where a long chunk has several: so its scores do not depend on its company.
         scores = self._engine.scores(self._frames.join([self._prepare(window)]))[0]
+        if (overflow := self._engine.overflow(scores)) is not None:
+            raise overflow
         scores.flags.writeable = False
         started, ended = self._tracker.update(window.start, window.stop, scores)
         self._stop = window.stop
