@@ -21,8 +21,8 @@ from .labels.label_set import LabelLike, LabelSet
 from .live.tracker import MAX_GAP_S
 from .networks.table import tap_channels
 from .results.embeddings import MID_LAYERS, WindowEmbeddings
-from .results.events import ON
 from .results.prediction import Prediction
+from .results.thresholds import stored
 
 if TYPE_CHECKING:
     import torch
@@ -118,6 +118,11 @@ class Tagger:
             allow_unverified=allow_unverified,
         )
         return cls(checkpoint, device=device, dtype=dtype, compile=compile)
+
+    @property
+    def thresholds(self) -> np.ndarray | None:
+        """The score from which each label is there, as stored: float32 (labels,), nan where unknown; or None."""
+        return stored(self.config.thresholds)
 
     @property
     def sample_rate(self) -> int:
@@ -378,7 +383,7 @@ class Tagger:
         channels: int = 1,
         window_s: float | None = None,
         hop_s: float = 1.0,
-        on: float = ON,
+        on: float | str | None = None,
         off: float | None = None,
         min_duration_s: float = 0.0,
         max_gap_s: float = MAX_GAP_S,
@@ -467,6 +472,7 @@ class Tagger:
             window_s=window / self.sample_rate,
             aggregate=aggregate,
             warnings=analysis.warnings,
+            thresholds=self.thresholds,
         )
 
 

@@ -21,7 +21,13 @@ def add_labels(parser: argparse._ActionsContainer) -> None:
 
 def add_on_off(parser: argparse._ActionsContainer, on: str, off: str) -> None:
     """Add ``--on`` and ``--off``, the scores at which events start and end."""
-    parser.add_argument("--on", type=float, metavar="SCORE", help=f"{on} (default: 0.3)")
+    parser.add_argument(
+        "--on",
+        type=score_or_auto,
+        metavar="SCORE",
+        help=f"{on}, or auto: each label's threshold stored with the checkpoint "
+        "(default: auto for own labels, else 0.3)",
+    )
     parser.add_argument("--off", type=float, metavar="SCORE", help=f"{off} (default: half of --on)")
 
 
@@ -90,3 +96,13 @@ def table(rows: list[list[str]], right: set[int]) -> str:
         cells = [c.rjust(w) if i in right else c.ljust(w) for i, (c, w) in enumerate(zip(row, widths, strict=True))]
         lines.append("  ".join(cells).rstrip())
     return "\n".join(lines)
+
+
+def score_or_auto(text: str) -> float | str:
+    """Read a score, or the word auto."""
+    if text == "auto":
+        return text
+    try:
+        return float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"must be a score from 0 to 1 or 'auto', got {text!r}") from None

@@ -12,7 +12,7 @@ from typing import Any
 from ..errors import InvalidInputError
 from ..outputs.formats import About, Format, find_format, formats_for
 from ..runs.inputs import STDIN
-from .options import add_hop, add_labels, add_model, add_on_off, add_window, number_or_all
+from .options import add_hop, add_labels, add_model, add_on_off, add_window, number_or_all, score_or_auto
 from .session import Destination, checked_inputs, destination, fingerprint, load_tagger, run, silence, stdin
 
 DEFAULT_TOP = 10
@@ -53,7 +53,13 @@ examples:
         metavar="N",
         help=f"at most N labels, or all (default: {DEFAULT_TOP}; all that reach --threshold if that is given)",
     )
-    tag.add_argument("--threshold", type=float, metavar="SCORE", help="only labels scoring at least this, 0 to 1")
+    tag.add_argument(
+        "--threshold",
+        type=score_or_auto,
+        metavar="SCORE",
+        help="only labels scoring at least this, 0 to 1, or auto: each label's threshold stored with the checkpoint "
+        "(default: auto for own labels, else none)",
+    )
     add_labels(tag)
     _add_roll_up(tag)
     add_window(tag)
@@ -192,10 +198,9 @@ def run_tag(args: argparse.Namespace) -> int:
 def run_events(args: argparse.Namespace) -> int:
     """Write when things happen in recordings."""
     from ..outputs.records import event_record
-    from ..results.events import ON
 
     options = {
-        "on": ON if args.on is None else args.on,
+        "on": args.on,
         "off": args.off,
         "min_duration_s": args.min_duration,
         "max_gap_s": args.max_gap,

@@ -246,4 +246,5 @@ def silence(tagger: Tagger) -> Any:
         hop_s=1.0,
         window_s=1.0,
         aggregate="max",
+        thresholds=tagger.thresholds,
     )

@@ -19,6 +19,7 @@ from ..inference.frames import Frames
 from ..labels.label_set import LabelLike, LabelSet
 from ..results.events import ON, Event
 from ..results.tags import Tag, top_tags
+from ..results.thresholds import label_thresholds, stored
 from .tracker import MAX_GAP_S, EventTracker, Onset
 
 BLOCK_SAMPLES = 1 << 16  # bounds the copies made of a long chunk
@@ -85,7 +86,10 @@ class Stream:
         Length of the windows in seconds; None: the checkpoint's. Shorter ones are tiled to it.
     hop_s : float
         Seconds from window to window, in (0, window].
-    on, off, min_duration_s, max_gap_s, include, exclude
+    on : float or "auto", optional
+        Score at which an event starts; "auto", each label's threshold stored with the checkpoint, 0.3 where it has
+        none. None: "auto" for a checkpoint of own labels, else 0.3.
+    off, min_duration_s, max_gap_s, include, exclude
         When events start and end, see `EventTracker`. `include` and `exclude` concern events only; ``scores`` holds
         every label.
 
@@ -111,7 +115,7 @@ class Stream:
         channels: int = 1,
         window_s: float | None = None,
         hop_s: float = 1.0,
-        on: float = ON,
+        on: float | str | None = None,
         off: float | None = None,
         min_duration_s: float = 0.0,
         max_gap_s: float = MAX_GAP_S,
@@ -132,10 +136,12 @@ class Stream:
         self._cutter = WindowCutter(window, hop)
         self._frames = Frames(engine.runtime, engine.config, window, hop)
         self._lock = threading.RLock()
+        starts = label_thresholds(on, stored(engine.config.thresholds), labels, default=ON, argument="on")
+        assert starts is not None
         self._tracker = EventTracker(
             labels,
             self._rate_hz,
-            on=on,
+            on=starts,
             off=off,
             min_duration_s=min_duration_s,
             max_gap_s=max_gap_s,

@@ -52,7 +52,7 @@ class EventTracker:
     labels : LabelSet
     rate_hz : int
         Samples per second; all times are counted in samples.
-    on : float
+    on : float, or ndarray (labels,)
         Score in [0, 1] at which an event starts.
     off : float, optional
         Score below which it ends, at most ``on``; None: half of ``on``.
@@ -75,22 +75,23 @@ class EventTracker:
         labels: LabelSet,
         rate_hz: int,
         *,
-        on: float = ON,
+        on: float | np.ndarray = ON,
         off: float | None = None,
         min_duration_s: float = 0.0,
         max_gap_s: float = MAX_GAP_S,
         include: LabelLike | Iterable[LabelLike] | None = None,
         exclude: LabelLike | Iterable[LabelLike] | None = None,
     ) -> None:
-        self._on = np.float32(checked_threshold(on, "on"))
-        self._off = np.float32(self._on * OFF_RATIO if off is None else checked_threshold(off, "off"))
-        if self._off > self._on:
+        self._indices = labels.select(include, exclude)
+        given = on[self._indices] if isinstance(on, np.ndarray) else checked_threshold(on, "on")
+        self._on = np.asarray(given, np.float32)
+        self._off = np.asarray(self._on * OFF_RATIO if off is None else checked_threshold(off, "off"), np.float32)
+        if (self._off > self._on).any():
             raise InvalidInputError(f"off must not exceed on, got off={off!r} and on={on!r}")
         self._min_duration = round(checked_seconds(min_duration_s, "min_duration_s") * rate_hz)
         self._max_gap = round(checked_seconds(max_gap_s, "max_gap_s") * rate_hz)
         self._recognition = round(RECOGNITION_S * rate_hz)
         self._rate_hz = rate_hz
-        self._indices = labels.select(include, exclude)
         self._labels = [labels[i] for i in self._indices]
         self.reset()
 

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..checks import checked_threshold
 from ..errors import InvalidInputError, MissingDependencyError
 from ..labels.label_set import LabelLike, LabelSet
 from ..text import html_table, printable, printable_name, shortest, text_table
 from .events import OFF_RATIO, ON, Event, find_events, hop_scores
 from .tags import Tag, top_tags
+from .thresholds import label_thresholds, per_label
 
 if TYPE_CHECKING:
     import pandas
@@ -50,6 +50,8 @@ class Prediction:
         ``max`` or ``mean``.
     warnings : tuple of str
         What was not as it should be, e.g. that the file is cut short.
+    thresholds : numpy.ndarray, float32, (labels,), optional
+        Stored with the checkpoint: the score from which a label is taken to be there, nan where none is known.
 
     Raises
     ------
@@ -69,6 +71,7 @@ class Prediction:
     window_s: float
     aggregate: str
     warnings: tuple[str, ...] = field(default=())
+    thresholds: np.ndarray | None = None
 
     def __post_init__(self) -> None:
         n_labels, n_windows = len(self.labels), len(self.window_start_s)
@@ -85,12 +88,17 @@ class Prediction:
                 raise InvalidInputError(f"{name} must lie in [0, 1]; it holds {_worst(array)}")
             object.__setattr__(self, name, array)
         object.__setattr__(self, "warnings", tuple(self.warnings))
+        if self.thresholds is not None:
+            stored = _read_only(self.thresholds, np.float32)
+            if stored.shape != (n_labels,):
+                raise InvalidInputError(f"thresholds must have shape {(n_labels,)}, got {stored.shape}")
+            object.__setattr__(self, "thresholds", stored)
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Prediction):
             return NotImplemented
         pairs = ((getattr(self, f.name), getattr(other, f.name)) for f in fields(self))
-        return all(np.array_equal(a, b) if isinstance(a, np.ndarray) else a == b for a, b in pairs)
+        return all(_equal(a, b) for a, b in pairs)
 
     __hash__ = None  # type: ignore[assignment]  # as for the arrays inside
 
@@ -104,7 +112,7 @@ class Prediction:
         self,
         k: int | None = 10,
         *,
-        threshold: float | None = None,
+        threshold: float | str | Mapping[Any, float] | None = None,
         include: LabelLike | Iterable[LabelLike] | None = None,
         exclude: LabelLike | Iterable[LabelLike] | None = None,
     ) -> list[Tag]:
@@ -114,8 +122,10 @@ class Prediction:
         ----------
         k : int or None
             How many at most, None for all.
-        threshold : float, optional
-            Lowest score to report, in [0, 1], compared in float32.
+        threshold : float, "auto" or mapping, optional
+            Lowest score to report, in [0, 1], compared in float32; "auto", each label's own (`thresholds`), 0.3 where
+            it has none; a mapping gives them by label or category. None: "auto" for a checkpoint of own labels, so that
+            the answer may be nothing, and every score for AudioSet's.
         include, exclude : names, mids, indices or Labels, optional
             Which labels to consider, see `LabelSet.select`: ``include="Animal"`` means every animal.
 
@@ -124,7 +134,11 @@ class Prediction:
         InvalidInputError
             ``k`` is not positive, ``threshold`` outside [0, 1], a name unknown, no label left.
         """
-        return top_tags(self.scores, self.labels, k=k, threshold=threshold, include=include, exclude=exclude)
+        lowest = self._thresholds(threshold)
+        return top_tags(self.scores, self.labels, k=k, threshold=lowest, include=include, exclude=exclude)
+
+    def _thresholds(self, threshold: Any) -> np.ndarray | None:
+        return label_thresholds(threshold, self.thresholds, self.labels, default=None, argument="threshold")
 
     def roll_up(self) -> Prediction:
         """Return the prediction with every label scoring at least as high as the labels under it."""
@@ -136,7 +150,7 @@ class Prediction:
 
     def events(
         self,
-        on: float | Mapping[Any, float] = ON,
+        on: float | str | Mapping[Any, float] | None = None,
         *,
         off: float | Mapping[Any, float] | None = None,
         include: LabelLike | Iterable[LabelLike] | None = None,
@@ -154,9 +168,10 @@ class Prediction:
 
         Parameters
         ----------
-        on : float or mapping
+        on : float, "auto" or mapping, optional
             Score in [0, 1] that an event must reach. A mapping gives thresholds by label, or by category for
-            everything under it; the narrowest name counts, and labels it does not name have the default.
+            everything under it; the narrowest name counts, and labels it does not name have the default. "auto": each
+            label's own (`thresholds`), 0.3 where it has none. None: "auto" for a checkpoint of own labels, else 0.3.
         off : float or mapping, optional
             Score that the event must keep, at most ``on``; half of it if None.
         include, exclude : names, mids, indices or Labels, optional
@@ -171,8 +186,9 @@ class Prediction:
             ``on`` or ``off`` outside [0, 1], ``off`` above ``on``, a negative time, an unknown name.
         """
         indices = self.labels.select(include, exclude)
-        on_scores = self._per_label(on, "on", np.full(len(self.labels), ON, np.float32))
-        off_scores = self._per_label(off, "off", on_scores * np.float32(OFF_RATIO))
+        on_scores = label_thresholds(on, self.thresholds, self.labels, default=ON, argument="on")
+        assert on_scores is not None
+        off_scores = per_label(off, self.labels, on_scores * np.float32(OFF_RATIO), "off")
         for i in np.flatnonzero(off_scores > on_scores)[:1]:
             raise InvalidInputError(
                 f"off must not exceed on; for {self.labels.names[i]!r} they are {off_scores[i]:g} and {on_scores[i]:g}"
@@ -207,18 +223,6 @@ class Prediction:
             )
         return found
 
-    def _per_label(self, value: Any, argument: str, default: np.ndarray) -> np.ndarray:
-        """Return one threshold per label from a number, a mapping, or None."""
-        if value is None:
-            return default
-        if not isinstance(value, Mapping):
-            return np.full(len(self.labels), checked_threshold(value, argument), np.float32)
-        named = [(self.labels.select(name), checked_threshold(v, f"{argument}[{name!r}]")) for name, v in value.items()]
-        scores = default.copy()
-        for indices, score in sorted(named, key=lambda pair: -len(pair[0])):
-            scores[indices] = score
-        return scores
-
     # -- to other forms ------------------------------------------------------------------------------------
 
     def describe(self) -> dict[str, Any]:
@@ -237,7 +241,7 @@ class Prediction:
         self,
         *,
         k: int | None = None,
-        threshold: float | None = None,
+        threshold: float | str | Mapping[Any, float] | None = None,
         include: LabelLike | Iterable[LabelLike] | None = None,
         exclude: LabelLike | Iterable[LabelLike] | None = None,
         windows: bool = False,
@@ -253,9 +257,10 @@ class Prediction:
         windows : bool
             Whether to add ``windows``: start, end and tags of each window, under the same filters.
         """
-        tags = {"k": k, "threshold": threshold, "include": include, "exclude": exclude}
+        lowest = self._thresholds(threshold)
+        tags = {"k": k, "threshold": lowest, "include": include, "exclude": exclude}
         plain = self.describe()
-        plain["tags"] = [tag.to_dict() for tag in self.top(**tags)]  # type: ignore[arg-type]
+        plain["tags"] = [tag.to_dict() for tag in top_tags(self.scores, self.labels, **tags)]  # type: ignore[arg-type]
         if windows:
             plain["windows"] = [
                 {
@@ -348,6 +353,12 @@ class Prediction:
 
     def _shown(self) -> list[tuple[str, float]]:
         return [(tag.label, tag.score) for tag in self.top(SHOWN_TAGS)]
+
+
+def _equal(a: Any, b: Any) -> bool:
+    if isinstance(a, np.ndarray) and isinstance(b, np.ndarray):
+        return np.array_equal(a, b, equal_nan=True)
+    return type(a) is type(b) and bool(a == b)
 
 
 def _read_only(values: Any, dtype: Any) -> np.ndarray:

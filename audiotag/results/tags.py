@@ -32,14 +32,15 @@ def top_tags(
     labels: LabelSet,
     *,
     k: int | None = 10,
-    threshold: float | None = None,
+    threshold: float | np.ndarray | None = None,
     include: LabelLike | Iterable[LabelLike] | None = None,
     exclude: LabelLike | Iterable[LabelLike] | None = None,
 ) -> list[Tag]:
     """Pick the best labels of scores (labels,), float32, as `Prediction.top` gives them."""
     indices = labels.select(include, exclude)
     if threshold is not None:
-        indices = indices[scores[indices] >= np.float32(checked_threshold(threshold))]
+        lowest = threshold if isinstance(threshold, np.ndarray) else np.float32(checked_threshold(threshold))
+        indices = indices[scores[indices] >= np.broadcast_to(lowest, scores.shape)[indices]]
     order = np.argsort(-scores[indices], kind="stable")[: checked_count(k)]
     return [
         Tag(label.display_name, shortest(scores[label.index]), label.index, label.mid)

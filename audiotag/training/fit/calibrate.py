@@ -1,8 +1,8 @@
 """Scores that mean something: a temperature, or Platt's two numbers a label, and a threshold a label.
 
 Temperature: Guo et al., "On Calibration of Modern Neural Networks", arXiv 1706.04599. Platt scaling with his smoothed
-targets: "Probabilistic Outputs for Support Vector Machines", 1999. Everything here is fitted on logits of clips that the
-model was not trained on.
+targets: "Probabilistic Outputs for Support Vector Machines", 1999. Everything here is fitted on logits of clips that
+the model was not trained on.
 """
 
 from __future__ import annotations
@@ -135,8 +135,8 @@ def _platt(logits: np.ndarray, target: np.ndarray, prior: np.ndarray, strength: 
 def fit_thresholds(scores: np.ndarray, targets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The score of each label from which taking it to be there gives the best F1, and the positives it rests on.
 
-    Between two scores that decide alike the middle is taken. Where a label has fewer than `FEW` positives, the threshold
-    best for all labels together is; nan where nothing is positive at all.
+    Between two scores that decide alike the middle is taken. Where a label has fewer than `FEW` positives, the
+    threshold best for all labels together is; nan where nothing is positive at all.
 
     Parameters
     ----------

@@ -24,6 +24,12 @@ SPLIT_FOLDERS = {
     "val": "train", "valid": "train", "validation": "train", "dev": "train",
 }  # fmt: skip
 FOLD_FOLDER = re.compile(r"fold[ _-]?\d+", re.IGNORECASE)
+# fmt: off
+SUFFIXES = frozenset((  # of recordings in a folder; a table may name any file
+    ".wav", ".wave", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aif", ".aiff", ".aifc", ".au", ".caf", ".w64", ".m4a",
+    ".mp4", ".aac", ".amr", ".mkv", ".mov", ".webm", ".wma",
+))
+# fmt: on
 MAX_UNREADABLE = 0.05  # share of recordings
 MIN_GROUPS = 2  # of a label: one to train on, one to test on
 SHORTEST_S = 1.0  # an event's excerpt is widened to this, where the recording has it
@@ -270,14 +276,23 @@ def _resolved(rows: list[Row], base: Path, problems: Problems) -> list[Row]:
 
 
 def _recordings(folder: Path, problems: Problems) -> list[str]:
-    from ...runs.inputs import expand
+    """Audio files in a folder and below, by name; links to folders are followed, hidden ones left out."""
+    found: list[str] = []
 
-    found = []
-    for item in expand([str(folder)]):
-        if item.error is not None:
-            problems.error(item.path, item.error, "check the folder")
-        else:
-            found.append(item.path)
+    def refused(error: OSError) -> None:
+        problems.error(str(error.filename), f"cannot be read ({error.strerror})", "check its permissions")
+
+    seen: set[str] = set()
+    for place, folders, names in os.walk(folder, onerror=refused, followlinks=True):
+        real = os.path.realpath(place)
+        if real in seen:  # links can go in circles
+            folders[:] = []
+            continue
+        seen.add(real)
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        for name in sorted(names):
+            if not name.startswith(".") and os.path.splitext(name)[1].lower() in SUFFIXES:
+                found.append(os.path.join(place, name))
     return found
 
 
@@ -445,11 +460,11 @@ def _opened(clips: list[Clip], problems: Problems) -> tuple[list[Clip], dict[str
     paths = list(dict.fromkeys(clip.path for clip in clips))
     with ThreadPoolExecutor(READERS) as pool:
         facts = dict(zip(paths, pool.map(_facts, paths), strict=True))
-    unreadable = {path: told for path, told in facts.items() if isinstance(told, str)}
-    for path, told in unreadable.items():
-        problems.warn(path, told, "it is left out")
+    unreadable = {path: fact for path, fact in facts.items() if isinstance(fact, str)}
+    for path, reason in unreadable.items():
+        problems.warn(path, reason, "it is left out")
     check_unreadable(unreadable, len(paths), problems)
-    opened = []
+    opened: list[Clip] = []
     for clip in clips:
         told = facts[clip.path]
         if isinstance(told, str):
@@ -571,7 +586,7 @@ def _excerpt(event: Clip, events: Iterable[Clip], start: float, stop: float) -> 
 
 
 def _between(events: list[Clip], length: float, window_s: float) -> Iterator[Clip]:
-    """What lies between events, in windows of at least `SHORTEST_S`; no more seconds of it than ten windows an event."""
+    """What lies between events, in windows of at least `SHORTEST_S`; at most ten windows an event."""
     busy = sorted((c.onset_s or 0.0, c.offset_s or 0.0) for c in events if c.present or c.unknown)
     free, at = [], 0.0
     for onset, offset in [*busy, (length, length)]:

@@ -53,8 +53,8 @@ def summary(targets: np.ndarray, scores: np.ndarray, thresholds: np.ndarray, tas
     """The headline figures.
 
     ``mean_average_precision``, ``mean_auc``, ``macro_f1``: means over labels that have them. ``accuracy`` (single
-    task): clips with a label whose highest score is that label's. ``exact``: clips in which the labels at or above their
-    thresholds are just the right ones. ``calibration_error``: the mean distance of score and frequency in ten bins.
+    task): clips with a label whose highest score is that label's. ``exact``: clips in which the labels at or above
+    their thresholds are just the right ones. ``calibration_error``: the mean distance of score and frequency in ten bins.
     ``log_loss``, ``brier``: over all known pairs of clip and label.
     """
     rows = class_rows(targets, scores, thresholds)
@@ -134,7 +134,7 @@ def bootstrap(
     intervals: list[tuple[float, float] | None] = []
     for column in table.T:
         column = column[np.isfinite(column)]
-        intervals.append(tuple(np.percentile(column, INTERVAL).tolist()) if len(column) else None)  # type: ignore[arg-type]
+        intervals.append(tuple(np.percentile(column, INTERVAL).tolist()) if len(column) else None)
     return intervals
 
 
@@ -143,7 +143,7 @@ def fast_figures(targets: np.ndarray, scores: np.ndarray, thresholds: np.ndarray
 
     Every label's clips are ranked once; a resample only weighs them.
     """
-    n_clips, n_labels = targets.shape
+    n_clips = len(targets)
     judged = np.broadcast_to(thresholds, targets.shape)
     known = ~np.isnan(targets) & np.isfinite(scores)
     positive = (np.nan_to_num(targets) > 0.5) & known

@@ -37,17 +37,20 @@ body { margin: 0; background: var(--ground); color: var(--ink); font: 16px/1.5 s
 main { max-width: 1080px; margin: 0 auto; padding: 24px 16px 64px; }
 h1 { font-size: 1.7rem; margin: 0; overflow-wrap: anywhere; } h2 { font-size: 1.15rem; margin: 0 0 12px; }
 p { margin: 4px 0 12px; } .soft { color: var(--soft); } small { font-size: .85rem; }
-section { background: var(--card); border: 1px solid var(--line); border-radius: 10px; padding: 18px; margin-top: 18px; }
+section { background: var(--card); border: 1px solid var(--line); border-radius: 10px; padding: 18px;
+  margin-top: 18px; }
 .heads { display: grid; grid-template-columns: repeat(auto-fit, minmax(200px, 1fr)); gap: 12px; margin-top: 18px; }
 .head { background: var(--card); border: 1px solid var(--line); border-radius: 10px; padding: 14px 18px; }
-.head b { display: block; font-size: 1.9rem; line-height: 1.2; color: var(--accent); font-variant-numeric: tabular-nums; }
+.head b { display: block; font-size: 1.9rem;
+  line-height: 1.2; color: var(--accent); font-variant-numeric: tabular-nums; }
 .scroll { overflow-x: auto; }
 table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; }
 th, td { text-align: right; padding: 5px 10px; border-bottom: 1px solid var(--line); white-space: nowrap; }
 th:first-child, td:first-child { text-align: left; white-space: normal; overflow-wrap: anywhere; min-width: 8em; }
 th { color: var(--soft); font-weight: 600; font-size: .85rem; }
 th button { all: unset; cursor: pointer; } th button:focus-visible { outline: 2px solid var(--accent); }
-th[aria-sort=ascending] button::after { content: " \\25B4"; } th[aria-sort=descending] button::after { content: " \\25BE"; }
+th[aria-sort=ascending] button::after { content: " \\25B4"; }
+th[aria-sort=descending] button::after { content: " \\25BE"; }
 .pictures { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(420px, 100%), 1fr)); gap: 14px; }
 .pictures img { width: 100%; height: auto; background: #fff; border-radius: 8px; }
 .pictures .wide { grid-column: 1 / -1; justify-self: center; max-width: 100%; }
@@ -150,9 +153,9 @@ def _how(outcome: Outcome) -> str:
     else:
         lines.append(
             f"Out-of-fold: {main['clips']:,} clips in {len(outcome.folds)} "
-            f"{'given ' if outcome.folds.given else ''}folds, each scored by a model that saw none of its fold. No recording, "
-            "no copy of its bytes and no group is on both sides. Settings, calibration and thresholds of a fold's model "
-            "were chosen without the fold, too. The checkpoint itself was then fitted on all of them."
+            f"{'given ' if outcome.folds.given else ''}folds, each scored by a model that saw none of its fold. "
+            "No recording, no copy of its bytes and no group is on both sides. Settings, calibration and thresholds of a "
+            "fold's model were chosen without the fold, too. The checkpoint itself was then fitted on all of them."
         )
         if main["clips"] < metrics["data"]["clips"] - (metrics["test"] or {"clips": 0})["clips"]:
             lines.append(
@@ -192,10 +195,12 @@ def _false_alarms(told: Mapping[str, Any]) -> str:
         f"<tr><td>{_text(name)}</td><td>{rate:,.1f}</td></tr>"
         for name, rate in sorted(told["by_label"].items(), key=lambda pair: -pair[1])
     )
-    table = f"<div class=scroll><table><thead><tr><th>label</th><th>per hour</th></tr></thead><tbody>{rows}</tbody></table></div>"
+    heads = "<thead><tr><th>label</th><th>per hour</th></tr></thead>"
+    table = f"<div class=scroll><table>{heads}<tbody>{rows}</tbody></table></div>"
     return (
-        f"<p><b>{told['per_hour']:,.1f} per hour</b> on {told['clips']:,} clips without any label, {told['hours'] * 60:,.1f} "
-        f"minutes in all; {told['clips_with_any']:,} of them got some label.</p>" + (table if rows else "")
+        f"<p><b>{told['per_hour']:,.1f} per hour</b> on {told['clips']:,} clips without any label, "
+        f"{told['hours'] * 60:,.1f} minutes in all; {told['clips_with_any']:,} of them got some label.</p>"
+        + (table if rows else "")
     )
 
 

@@ -1,4 +1,4 @@
-"""Pictures of a report as PNG: confusion, precision and recall, reliability. matplotlib's Agg, which needs no display."""
+"""Pictures of a report as PNG: confusion, precision and recall, reliability; by matplotlib's Agg, without a display."""
 
 from __future__ import annotations
 

@@ -22,7 +22,7 @@ from ...inference.head import BIAS, WEIGHT, Head
 from .calibrate import clip_max
 from .data import Dataset, check_unreadable, read_data
 from .features import Features, embed_clips
-from .probe import Problem, Probe, fit_probe
+from .probe import Probe, Problem, fit_probe
 from .problems import Problems
 from .splits import Folds, make_folds
 
@@ -97,8 +97,8 @@ def fit(
     Parameters
     ----------
     data : path, DataFrame, or sequence of paths
-        A folder of folders named by label; recordings with Audacity or Raven annotation files beside them; a CSV, TSV or
-        DataFrame with the columns ``file`` and ``label`` and any of ``onset``, ``offset``, ``fold``, ``split``,
+        A folder of folders named by label; recordings with Audacity or Raven annotation files beside them; a CSV, TSV
+        or DataFrame with the columns ``file`` and ``label`` and any of ``onset``, ``offset``, ``fold``, ``split``,
         ``group``; or paths, with `labels`. In a label cell ``a;b`` are two labels, ``-a`` is verified absent, ``?a``
         unknown. Labels called background, noise, none or silence are no label.
     output : path, optional

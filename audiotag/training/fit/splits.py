@@ -95,15 +95,15 @@ def make_folds(
         names = tuple(sorted(set(given), key=_natural))
         # Clips without one, such as negatives from a folder of their own, are dealt out by group.
         dealt = {g: i % len(names) for i, g in enumerate(dict.fromkeys(group[trained].tolist()))}
-        for i in np.flatnonzero(trained):
+        for i in np.flatnonzero(trained).tolist():
             index[i] = names.index(clips[i].fold) if clips[i].fold else dealt[int(group[i])]
         cut = [g for g in set(group[trained].tolist()) if len(set(index[trained & (group == g)].tolist())) > 1]
         if cut:
             example = next(clip for clip, g in zip(clips, group, strict=True) if g == cut[0])
             problems.warn(
                 example.where,
-                f"the given folds cut through {len(cut)} group{'s' if len(cut) != 1 else ''} of recordings, this among them",
-                "they are honoured; a fold's model is not trained on what shares a group with the clips it is tested on",
+                f"the given folds cut through groups of recordings, this among {len(cut)}",
+                "they are honoured; no model is trained on what shares a group with the clips it is tested on",
             )
     else:
         wanted = DEFAULT_FOLDS if n_folds is None else n_folds
@@ -169,7 +169,7 @@ def deal(targets: np.ndarray, group: np.ndarray, count: int, seed: int) -> np.nd
         label = int(np.where(holders > 0, holders, np.iinfo(np.int64).max).argmin())
         holding = np.flatnonzero(left & (sums[:, label] > 0))
         for g in holding[np.argsort(-sums[holding, label], kind="stable")]:
-            fold = max(range(count), key=lambda f: (round(lacking[f, label], 9), round(room[f], 9), -f))
+            fold = max(range(count), key=lambda f: (round(float(lacking[f, label]), 9), round(float(room[f]), 9), -f))
             index[members[int(order[g])]] = fold
             lacking[fold] -= sums[g]
             room[fold] -= sizes[g]

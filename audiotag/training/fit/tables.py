@@ -120,7 +120,9 @@ def split_labels(text: str) -> tuple[tuple[str, ...], tuple[str, ...], tuple[str
 
     Spaces around a name are kept, so that ``"dog"`` and ``"Dog "`` can be told as one name written twice.
     """
-    present, absent, unknown = [], [], []
+    present: list[str] = []
+    absent: list[str] = []
+    unknown: list[str] = []
     for part in text.split(";"):
         name, mark = part.strip(), part.strip()[:1]
         if not name or name.casefold() in BACKGROUND:
