@@ -1,7 +1,6 @@
 """Streams over time: events once each, memory that stays, clocks that do not drift."""
 
 import tracemalloc
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -9,6 +8,7 @@ import torch
 
 from audiotag.config import CheckpointConfig, FrontendConfig, NetworkConfig
 from audiotag.frontend.logmel import LogMel
+from audiotag.inference.engine import Engine
 from audiotag.labels.label_set import LabelSet
 from audiotag.live.stream import Stream
 
@@ -35,7 +35,8 @@ def scripted(scores=lambda logmel: np.zeros((1, 2), np.float32), *, sample_rate,
     """A stream whose network is a function of the log-mel, at a low rate: it is cheap."""
     frontend = FrontendConfig(8_000, n_fft=256, window_samples=200, hop_samples=80, n_mels=8, fmax_hz=4_000)
     config = CheckpointConfig("scripted", NetworkConfig(n_labels=2), frontend, 10.0, ("loud", "never"))
-    engine = SimpleNamespace(config=config, runtime=ScriptedRuntime(frontend), scores=scores)
+    engine = Engine(config, ScriptedRuntime(frontend))
+    engine.scores = scores
     return Stream(engine, LABELS, sample_rate=sample_rate, **options)
 
 

@@ -99,6 +99,13 @@ def test_batches_companions_and_workers_change_nothing(tagger, batch_size, worke
         np.testing.assert_array_equal(a.window_start_s, b.window_start_s)
 
 
+def test_a_batch_of_any_size_stays_within_the_stated_bound(tagger):
+    clips = [sound(10, i) for i in range(64)]
+    alone = np.stack([r.scores for _, r in tagger.predict_each(clips)])
+    together = np.stack([r.scores for _, r in tagger.predict_each(clips, batch_size=64)])
+    np.testing.assert_allclose(together, alone, atol=2e-5)
+
+
 def test_thread_count_changes_nothing(tagger):
     x, before = sound(10), torch.get_num_threads()
     one = tagger.scores(x)
