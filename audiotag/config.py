@@ -208,7 +208,7 @@ class CheckpointConfig:
         return round(self.window_s * self.frontend.sample_rate_hz)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain JSON-ready dictionary; ``from_dict`` reverses it."""
+        """Make a plain JSON-ready dictionary; ``from_dict`` reverses it."""
         plain = asdict(self)
         plain["network"]["strides"] = list(self.network.strides)
         plain["labels"] = None if self.labels is None else list(self.labels)
@@ -227,17 +227,17 @@ class CheckpointConfig:
 
     @classmethod
     def from_dict(cls, plain: Mapping[str, Any]) -> CheckpointConfig:
-        """Rebuild from ``to_dict``'s form; an unknown key is an error, a missing one its default."""
+        """Rebuild a configuration from ``to_dict``'s form; an unknown key is an error, a missing one its default."""
         values = dict(plain)
-        values["network"] = _build(NetworkConfig, values.get("network", {}))
-        values["frontend"] = _build(FrontendConfig, values.get("frontend", {}))
+        values["network"] = build(NetworkConfig, values.get("network", {}))
+        values["frontend"] = build(FrontendConfig, values.get("frontend", {}))
         if values.get("head") is not None:
-            values["head"] = _build(HeadConfig, values["head"])
-        return _build(cls, values)
+            values["head"] = build(HeadConfig, values["head"])
+        return build(cls, values)
 
 
 def _names(values: Any, argument: str) -> tuple[str, ...]:
-    """Names that are not empty and differ from each other, at least one."""
+    """Return names that are not empty and differ from each other, at least one."""
     if isinstance(values, str) or not all(isinstance(value, str) and value.strip() for value in values):
         raise InvalidInputError(f"{argument} must be a list of names, got {shown(values)}")
     names = tuple(values)
@@ -264,7 +264,7 @@ def _whole(value: Any, name: str, lowest: int, highest: int | None = None) -> No
 
 
 def _calibration(given: Any, n_labels: int) -> dict[str, Any]:
-    """The record of a calibration, checked and plain."""
+    """Return the record of a calibration, checked and plain."""
     method = given.get("method") if isinstance(given, Mapping) else None
     if method == "temperature" and set(given) == {"method", "temperature"}:
         if _number(given["temperature"]) and given["temperature"] > 0:
@@ -279,7 +279,8 @@ def _calibration(given: Any, n_labels: int) -> dict[str, Any]:
     )
 
 
-def _build(cls: Any, values: Any) -> Any:
+def build(cls: Any, values: Any) -> Any:
+    """Make a dataclass of a mapping that names some of its fields and nothing else."""
     if not isinstance(values, Mapping):
         raise InvalidInputError(f"{cls.__name__} must be a mapping, got {type(values).__name__}")
     known = [f.name for f in fields(cls)]

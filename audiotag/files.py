@@ -106,7 +106,7 @@ def read_json(path: str | os.PathLike[str]) -> dict[str, Any] | None:
 
 
 def json_bytes(plain: dict[str, Any]) -> bytes:
-    """One line of ASCII JSON."""
+    """Write a dictionary as one line of ASCII JSON."""
     return json.dumps(plain).encode("ascii") + b"\n"
 
 

@@ -18,14 +18,14 @@ TURNS = "\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u206
 
 
 def shortest(score: np.floating | float) -> float:
-    """The shortest decimal that reads back as the same float32: 0.1 rather than 0.10000000149011612."""
+    """Return the shortest decimal that reads back as the same float32: 0.1 rather than 0.10000000149011612."""
     import numpy as np
 
     return float(str(np.float32(score)))
 
 
 def bar(score: float, columns: int, *, blocks: bool = True) -> str:
-    """A horizontal bar for a score in [0, 1], full at `columns` columns; in eighths of one with block characters."""
+    """Draw a bar for a score in [0, 1], full at `columns` columns; in eighths of a column with block characters."""
     score = min(max(score, 0.0), 1.0)
     if not blocks:
         return "#" * round(score * columns)
@@ -34,7 +34,7 @@ def bar(score: float, columns: int, *, blocks: bool = True) -> str:
 
 
 def clock(seconds: float, *, decimals: int = 1, hours: bool = False) -> str:
-    """``m:ss.s``, with hours before where there are any, or always if `hours`."""
+    """Write a time as ``m:ss.s``, with hours before where there are any, or always if `hours`."""
     ticks = round(seconds * 10**decimals)
     whole, fraction = divmod(ticks, 10**decimals)
     minutes, second = divmod(whole, 60)
@@ -70,7 +70,7 @@ def _escaped(character: str) -> str:
 
 
 def columns(text: str) -> int:
-    """Columns a text takes on a terminal: two for wide characters, none for combining ones."""
+    """Count the columns a text takes on a terminal: two for wide characters, none for combining ones."""
     return sum(map(_columns_of, text))
 
 
@@ -81,7 +81,7 @@ def _columns_of(character: str) -> int:
 
 
 def fit(text: str, width: int, *, ellipsis: str = "…") -> str:
-    """The text filled up with spaces, or cut and marked as cut, to exactly `width` columns."""
+    """Fill a text up with spaces, or cut it and mark it as cut, to exactly `width` columns."""
     wide = columns(text)
     if wide > width:
         ends = itertools.accumulate(map(_columns_of, text))
@@ -98,7 +98,7 @@ def text_table(
     width: int | None = None,
     blocks: bool = True,
 ) -> str:
-    """A heading, and under it names with their scores and bars, aligned.
+    """Write a heading, and under it names with their scores and bars, aligned.
 
     Parameters
     ----------
@@ -125,7 +125,7 @@ def text_table(
 
 
 def html_table(heading: str, rows: Sequence[tuple[str, float]], warnings: Iterable[str] = ()) -> str:
-    """The same as HTML for a notebook; everything in it is escaped."""
+    """Write the same as HTML for a notebook; everything in it is escaped."""
     left = 'style="text-align:left"'
     body = "".join(
         f"<tr><td {left}>{html.escape(name)}</td><td>{score:.3f}</td><td {left}>"

@@ -159,7 +159,7 @@ def broken(change):
         (broken(lambda m: m.update(format_version=2)), "format_version must be 1"),
         (broken(lambda m: m.pop("checkpoints")), "checkpoints"),
         (broken(lambda m: m.update(default="x")), "default 'x'"),
-        (broken(lambda m: m["checkpoints"]["mn04_as"].update(speed=1)), "'mn04_as'.*Entry has no speed"),
+        (broken(lambda m: m["checkpoints"]["mn04_as"].update(speed=1)), "'mn04_as'.*Entry has no 'speed'; it has name"),
         (broken(lambda m: m["checkpoints"]["mn04_as"].pop("licence")), "'mn04_as'.*licence"),
         (
             broken(lambda m: m["checkpoints"]["mn04_as"]["network"].update(width=-1)),

@@ -303,7 +303,7 @@ def test_real_entry_without_digest_is_refused(hub, cache):
 def test_full_disk(server, cache):
     (cache / "audiotag").mkdir()
     (cache / "audiotag" / (NAME + ".part")).symlink_to("/dev/full")
-    with pytest.raises(DownloadError, match=rf"{NAME}: the disk is full.*cache_dir or HF_HOME"):
+    with pytest.raises(DownloadError, match=rf"{NAME}: cannot be stored .No space left.*free some space, or choose"):
         get(cache)
     assert NAME not in here(cache)
 

@@ -94,7 +94,7 @@ def metadata(config: CheckpointConfig, card: Mapping[str, Any]) -> str:
 
 
 def _number(card: Mapping[str, Any], name: str) -> float | None:
-    """A fact that is a number; what a stranger's configuration calls one need not be."""
+    """Return a fact if it is a number: in a stranger's configuration it may be anything."""
     fact = card.get(name)
     return fact if isinstance(fact, (int, float)) and not isinstance(fact, bool) else None
 

@@ -72,7 +72,7 @@ def _difference(path: Path, repo_id: str, name: str, expected: Source | None, ac
 
 
 def _hub_record(path: Path, repo_id: str, name: str, token: Token) -> Source | None:
-    """The digest the Hub records: the name of the blob behind the cache's link, else what the Hub answers."""
+    """Look up the digest the Hub records: the name of the blob behind the cache's link, else what the Hub answers."""
     if path.is_symlink():
         etag = Path(os.readlink(path)).name
     else:

@@ -11,22 +11,19 @@ import difflib
 import functools
 import json
 import re
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from ..checks import SHOWN, one_of, shown
-from ..config import CheckpointConfig
+from ..config import CheckpointConfig, build
 from ..errors import AudiotagError, CheckpointError, InvalidInputError
 
 FILE_NAME = "weights_manifest.json"
 FORMAT_VERSION = 1
 SOURCE_KINDS = ("package", "hub", "release")
 HUB_FILE = "model.safetensors"  # of every Hub repository audiotag reads or writes
-
-T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -90,7 +87,7 @@ class Entry:
     sources: tuple[Source, ...]
 
     def card(self) -> dict[str, Any]:
-        """The facts without configuration and sources, as a checkpoint carries them."""
+        """Return the facts without configuration and sources, as a checkpoint carries them."""
         kept = (f.name for f in fields(self) if f.name not in ("name", "config", "sources"))
         return {name: getattr(self, name) for name in kept}
 
@@ -116,16 +113,16 @@ class Manifest:
                 raise InvalidInputError(f"checkpoint {name!r} has no source that is published")
 
     def hub_repository(self, name: str) -> str | None:
-        """Repository id of an entry, or None while nothing is published."""
+        """Return the repository id of an entry, or None while nothing is published."""
         return None if self.hub_namespace is None else f"{self.hub_namespace}/{name}"
 
     def usable_sources(self, entry: Entry) -> tuple[Source, ...]:
-        """The entry's sources that are published: one on the Hub needs namespace, revision and SHA-256."""
+        """Return the entry's sources that are published: one on the Hub needs namespace, revision and SHA-256."""
         published = self.hub_namespace is not None
         return tuple(s for s in entry.sources if s.kind != "hub" or (published and s.revision and s.sha256))
 
     def entry(self, name: str) -> Entry:
-        """The entry called `name`.
+        """Look up the entry called `name`.
 
         Raises
         ------
@@ -142,12 +139,12 @@ class Manifest:
         )
 
     def near_names(self, name: str) -> list[str]:
-        """Up to three names spelled most like `name`, the best first."""
+        """List up to three names spelled most like `name`, the best first."""
         folded = name.strip().lower().replace("-", "_")
         return difflib.get_close_matches(folded, self.entries, n=3, cutoff=0.6)
 
     def to_json(self) -> str:
-        """The file's text: one fact per line; `parse` reverses it."""
+        """Write the file's text: one fact per line; `parse` reverses it."""
         lines = ["{", f' "format_version": {FORMAT_VERSION},']
         lines += [
             f" {json.dumps(name)}: {json.dumps(getattr(self, name))},"
@@ -196,26 +193,19 @@ def parse(text: str, origin: str = FILE_NAME) -> Manifest:
 
 def _parse_entry(name: str, values: dict[str, Any]) -> Entry:
     config = {key: values.pop(key) for key in ("network", "frontend", "window_s", "labels")}
-    sources = tuple(_strict(Source, source) for source in values.pop("sources"))
+    sources = tuple(build(Source, source) for source in values.pop("sources"))
     built = CheckpointConfig.from_dict({"name": name, **config})
-    return _strict(Entry, values | {"name": name, "config": built, "sources": sources})
-
-
-def _strict(cls: type[T], values: Mapping[str, Any]) -> T:
-    unknown = sorted(set(values) - {f.name for f in fields(cls)})  # type: ignore[arg-type]
-    if unknown:
-        raise InvalidInputError(f"{cls.__name__} has no {', '.join(unknown)}")
-    return cls(**values)
+    return build(Entry, values | {"name": name, "config": built, "sources": sources})
 
 
 def manifest_path() -> Path:
-    """Where the installed manifest lies."""
+    """Return where the installed manifest lies."""
     return Path(str(files("audiotag").joinpath(FILE_NAME)))
 
 
 @functools.lru_cache(maxsize=1)
 def manifest() -> Manifest:
-    """The manifest inside the package.
+    """Read the manifest inside the package.
 
     Raises
     ------

@@ -34,7 +34,7 @@ TEXT_FACTS = ("description", "trained_on", "licence", "metric_source")
 
 
 def with_source(known: Manifest, name: str, source: Source) -> Manifest:
-    """A manifest in which `source` takes the place of the entry's source of the same kind, or comes first."""
+    """Return a manifest in which `source` takes the place of the entry's source of the same kind, or comes first."""
     entry = known.entry(name)
     kinds = [old.kind for old in entry.sources]
     sources = list(entry.sources)
@@ -46,7 +46,7 @@ def with_source(known: Manifest, name: str, source: Source) -> Manifest:
 
 
 def with_entry(known: Manifest, entry: Entry) -> Manifest:
-    """A manifest in which an entry has been replaced."""
+    """Return a manifest in which an entry has been replaced."""
     return replace(known, entries=known.entries | {entry.name: entry})
 
 

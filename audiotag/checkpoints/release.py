@@ -7,7 +7,6 @@ versions supported here, so that what it raises cannot be told apart.
 
 from __future__ import annotations
 
-import errno
 import http.client
 import logging
 import os
@@ -45,7 +44,7 @@ class _Transient(Exception):
 
 
 def record_path(path: Path) -> Path:
-    """Where the digest of a file fetched without verification is kept, in the form of ``sha256sum``."""
+    """Return where the digest of a file fetched without verification is kept, in the form of ``sha256sum``."""
     return path.with_name(path.name + ".sha256")
 
 
@@ -86,10 +85,8 @@ def fetch_file(url: str, source: Source, path: Path) -> None:
                     time.sleep(pause)
     except (OSError, NotImplementedError) as error:
         reason = getattr(error, "strerror", None) or error
-        full = getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT)
-        what = f"the disk is full ({reason}); free some, or choose another" if full else f"cannot be stored ({reason})"
-        step = what if full else f"{what}; choose a writable"
-        raise DownloadError(f"{path}: {step} folder with cache_dir or HF_HOME") from error
+        step = "free some space, or choose a writable folder with cache_dir or HF_HOME"
+        raise DownloadError(f"{path}: cannot be stored ({reason}); {step}") from error
 
 
 @contextmanager

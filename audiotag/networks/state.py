@@ -101,6 +101,6 @@ def _right_type(name: str, tensor: Tensor) -> bool:
 
 
 def few(names: Iterable[str]) -> str:
-    """The first names of many, for a message."""
+    """List the first names of many, for a message."""
     names = list(names)
     return ", ".join(names[:SHOWN]) + (f", ... ({len(names)} in all)" if len(names) > SHOWN else "")

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from ..checks import checked_seconds
+from ..checks import checked_seconds, one_of
 from ..errors import InvalidInputError
 
 COMBINE = ("geometric", "mean", "max")
@@ -92,8 +92,7 @@ def hop_scores(
             "window_scores must be (windows >= 1, labels) with one start and end per window, "
             f"got {scores.shape}, {start_s.shape}, {end_s.shape}"
         )
-    if combine not in COMBINE:
-        raise InvalidInputError(f"combine must be one of {', '.join(COMBINE)}, got {combine!r}")
+    one_of(combine, COMBINE, "combine")
     if not (math.isfinite(hop_s) and hop_s > 0):
         raise InvalidInputError(f"hop_s must be a positive number of seconds, got {hop_s!r}")
     duration_s = float(end_s[-1])
