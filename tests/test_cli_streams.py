@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import ast
-import graphlib
 import io
 import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -161,26 +158,6 @@ def test_the_command_line_is_known_without_other_peoples_packages() -> None:
     program += "print(sorted({'numpy', 'torch', 'tqdm', 'shtab', 'filelock', 'soundfile'} & set(sys.modules)))"
     done = shell(f"'{sys.executable}' -c \"{program}\"")
     assert done.stdout == "[]\n", done.stderr
-
-
-def imported(path: Path, module: str) -> Iterator[str]:
-    """Names of our modules that a module imports, anywhere but for type checkers."""
-    package = module if path.name == "__init__.py" else module.rpartition(".")[0]
-    tree = ast.parse(path.read_text())
-    typing = [n for n in ast.walk(tree) if isinstance(n, ast.If) and ast.unparse(n.test) == "TYPE_CHECKING"]
-    skipped = {id(n) for block in typing for n in ast.walk(block)}
-    for node in ast.walk(tree):
-        if isinstance(node, ast.ImportFrom) and node.level and id(node) not in skipped:
-            base = ".".join([*package.split(".")[: len(package.split(".")) - node.level + 1], node.module or ""])
-            yield from (base.rstrip("."), *(f"{base.rstrip('.')}.{alias.name}" for alias in node.names))
-
-
-@pytest.mark.parametrize("room", ["cli", "runs", "outputs", "results"])
-def test_modules_of_a_room_import_each_other_in_one_direction(room: str) -> None:
-    folder = Path(cli.__file__).parents[1] / room
-    names = {f"audiotag.{room}.{path.stem}": path for path in folder.glob("*.py") if path.stem != "__init__"}
-    below = {name: set(imported(path, name)) & set(names) for name, path in names.items()}
-    graphlib.TopologicalSorter(below).prepare()  # raises CycleError
 
 
 def events_by(words: list[str]) -> Any:

@@ -29,6 +29,8 @@ examples:
   ffmpeg -i URL -f s16le -ac 1 -ar 16000 - | audiotag listen --rate 16000
   audiotag fit sounds/ -o my_model                 your own labels, from folders of recordings
   audiotag models                                  the checkpoints there are
+
+exit codes: 0 all well, 1 some input failed, 2 wrong use, 130 interrupted
 """
 
 

@@ -210,6 +210,7 @@ def fingerprint(args: argparse.Namespace, tagger: Tagger, options: dict[str, Any
         "command": args.command,
         "checkpoint": {"name": tagger.config.name, "sha256": _digest(tagger)},
         "device": tagger.device.partition(":")[0],
+        "runtime": tagger.engine.runtime.name,
         "dtype": args.dtype,
         "batch_size": batch_size,
         "options": options,
@@ -218,12 +219,13 @@ def fingerprint(args: argparse.Namespace, tagger: Tagger, options: dict[str, Any
 
 def _digest(tagger: Tagger) -> str:
     """Digest the weights themselves, wherever they came from and however they were stored."""
-    import torch
+    import numpy as np
 
     digest = hashlib.sha256(json.dumps(tagger.config.to_dict(), sort_keys=True).encode())
-    for name, tensor in sorted(tagger.checkpoint.state.items()):
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    for name, weights in sorted(tagger.checkpoint.state.items()):
+        array = np.ascontiguousarray(weights)
+        digest.update(f"{name} {array.dtype} {array.shape}".encode())
+        digest.update(array.data)
     return digest.hexdigest()
 
 

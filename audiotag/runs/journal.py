@@ -171,9 +171,11 @@ def begun(output: Path) -> bool:
 def _refuse_foreign(folder: Path) -> None:
     """Refuse a folder that somebody else keeps files in."""
     try:
-        foreign = [name for name in os.listdir(folder) if not _ours(name)]
+        names = os.listdir(folder)
     except OSError:  # there is none, or making it will say what is wrong
         return
+    # Hidden ones are a file manager's, which comes by and leaves its own.
+    foreign = [name for name in names if not _ours(name) and not name.startswith(".")]
     if foreign:
         raise InvalidInputError(
             f"{folder}: holds {foreign[0]}, which no run put there, and an unfinished output is kept in a folder of "
