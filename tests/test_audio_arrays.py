@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import types
 from typing import Any
 
 import numpy as np
@@ -148,7 +149,24 @@ def test_a_float64_beyond_float32_is_refused() -> None:
         load(np.full(10, 1e300))
 
 
-@pytest.mark.parametrize("rate", [0, -1, 999, 10**9, 44100.5, np.nan, np.inf, "44100", True, None, [44100]])
+@pytest.mark.parametrize(
+    "rate",
+    [
+        0,
+        -1,
+        999,
+        10**9,
+        10**400,
+        pytest.param(10**5000, id="huge"),
+        44100.5,
+        np.nan,
+        np.inf,
+        "44100",
+        True,
+        None,
+        [44100],
+    ],
+)
 def test_rates_that_cannot_be_are_refused(rate: Any) -> None:
     with pytest.raises(InvalidInputError, match=r"Hz|\(array, sample_rate\)"):
         load((np.zeros(100), rate))
@@ -181,6 +199,34 @@ def test_every_way_to_say_the_rate_says_the_same() -> None:
 class _Plain:
     def __init__(self, get_all_samples: Any) -> None:
         self.get_all_samples = get_all_samples
+
+
+def test_samples_as_torchcodec_gives_them() -> None:
+    array = noise(2, 30_000)
+    samples = collections.namedtuple("AudioSamples", "data pts_seconds duration_seconds sample_rate")
+    given = types.SimpleNamespace(**samples(torch.from_numpy(array), 0.0, 1.0, 44100)._asdict())
+    np.testing.assert_array_equal(load(given), load((array, 44100)))
+
+
+def test_masked_samples_are_refused() -> None:
+    array = np.ma.masked_greater(noise(1000), 0.5)
+    with pytest.raises(InvalidInputError, match=r"masked.*array\.filled"):
+        load(array)
+    np.testing.assert_array_equal(load(array.filled(0)), np.where(array.mask, 0, array.data).astype(np.float32))
+    assert len(load(np.ma.array(noise(1000)))) == 1000, "nothing is masked"
+
+
+@pytest.mark.parametrize(("scale", "warned"), [(1, False), (4, False), (127, True), (32767, True)])
+def test_floats_far_beyond_full_scale_are_warned_of(scale: float, warned: bool) -> None:
+    with open_audio(noise(30_000) * scale, target_rate_hz=RATE) as stream:
+        list(stream.blocks())
+    assert [("full scale is 1" in text) for text in stream.warnings] == [True] * warned
+
+
+@pytest.mark.parametrize("rate", [96_000, 192_000])
+def test_too_little_for_one_sample_is_an_error_with_a_name(rate: int) -> None:
+    with pytest.raises(AudioError, match=rf"<array>: 1 samples at {rate} Hz make none at 32000 Hz"):
+        load(np.zeros(1), rate)
 
 
 def test_a_pair_the_wrong_way_round_is_explained() -> None:
@@ -216,6 +262,10 @@ def test_tensors_with_gradients_views_and_conjugates() -> None:
 @pytest.mark.parametrize(
     "tensor",
     [
+        torch.nested.nested_tensor([torch.zeros(10), torch.zeros(20)]),
+        torch.nested.nested_tensor([torch.zeros(10), torch.zeros(20)], layout=torch.jagged),
+        torch.empty(10, dtype=torch.uint4),
+        torch.empty(10, dtype=torch.int2),
         torch.zeros(10, dtype=torch.bool),
         torch.zeros(10, dtype=torch.complex64),
         torch.zeros(10, device="meta"),

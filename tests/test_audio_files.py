@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-import ctypes
+import bz2
+import gzip
 import io
 import os
 import socket
+import subprocess
 import sys
 import tracemalloc
+import zipfile
 from collections.abc import Iterator
-from contextlib import nullcontext, suppress
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +21,6 @@ import pytest
 import soundfile
 import soxr
 
-from audiotag.audio import libsndfile as audio_files
 from audiotag.audio.libsndfile import BLOCK_VALUES
 from audiotag.audio.recording import load_audio, open_audio
 from audiotag.errors import AudioError, InvalidInputError
@@ -177,8 +179,21 @@ def test_a_variable_bit_rate_mp3_without_a_count_is_read_to_its_end(quiet_then_l
 
 def test_mp3_files_joined_end_to_end_are_read_to_their_end() -> None:
     data = encode("MP3")
-    samples, _ = read(data + data + b"TAG" + bytes(125))
+    samples, warnings = read(data + data + b"TAG" + bytes(125))
     assert 2 * 64_000 <= len(samples) <= 2 * 64_000 + 5000
+    assert warnings == []
+
+
+def test_mp3_files_joined_though_one_is_mono_are_read_to_their_end() -> None:
+    samples, warnings = read(encode("MP3") + encode("MP3", samples=sound(channels=1)))
+    assert 2 * 64_000 <= len(samples) <= 2 * 64_000 + 5000
+    assert warnings == []
+
+
+def test_mp3_files_joined_though_their_rates_differ_are_reported() -> None:
+    samples, warnings = read(encode("MP3", samples=sound(10)) + encode("MP3", samples=sound(2, 44_100), rate=44_100))
+    assert 10 * TARGET <= len(samples) <= 10.1 * TARGET
+    assert len(warnings) == 1 and "not all at 48000 Hz" in warnings[0]
 
 
 @pytest.mark.parametrize(
@@ -186,29 +201,40 @@ def test_mp3_files_joined_end_to_end_are_read_to_their_end() -> None:
 )
 def test_mp3_behind_stray_bytes_is_found(junk: bytes) -> None:
     data = encode("MP3")
-    np.testing.assert_allclose(read(junk + data)[0], by_soundfile(data), rtol=0, atol=1e-5)
+    samples, expected = (load_audio(source, target_rate_hz=48_000) for source in (junk + data, data))
+    lag = len(samples) - len(expected)  # where the encoder's note is not found, its delay and padding are left in
+    assert 0 <= lag < 0.07 * 48_000
+    start = int(np.argmax(np.correlate(samples[: 9000 + lag], expected[:9000], "valid")))
+    np.testing.assert_allclose(samples[start:][:90_000], expected[:90_000], rtol=0, atol=1e-5)
 
 
-def damaged_mp3() -> bytes:
-    data = bytearray(encode("MP3"))
-    generator = np.random.Generator(np.random.PCG64(5))
-    for place in generator.integers(2000, len(data), 1500):
+def test_a_damaged_mp3_is_read_and_prints_nothing(capfd: pytest.CaptureFixture[str]) -> None:
+    data = bytearray(encode("MP3", samples=sound(10)))
+    for place in np.random.Generator(np.random.PCG64(5)).integers(2000, len(data), 1500):
         data[place] ^= 0x55
-    return bytes(data)
+    samples, warnings = read(bytes(data))
+    assert len(samples) > 3 * TARGET and warnings
+    assert capfd.readouterr() == ("", "")
 
 
-def test_a_damaged_mp3_prints_nothing(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    if sys.platform != "linux":
-        pytest.skip("the C library's stderr can be set on glibc and macOS")
-    data = damaged_mp3()
-    read(data)
-    assert capfd.readouterr().err == ""
-    ctypes.CDLL(None).perror(b"still")
-    assert capfd.readouterr().err.startswith("still")
-    with monkeypatch.context() as unprotected:
-        unprotected.setattr(audio_files, "silenced_stderr", nullcontext)
-        read(data)
-    assert "mpg123" in capfd.readouterr().err, "mpg123 no longer prints; the silencing can go"
+@pytest.mark.parametrize(("kind", "subtype"), [("CAF", "ALAC_16"), ("CAF", "ALAC_24"), ("SDS", "PCM_16")])
+def test_decoders_that_print_to_stdout_are_not_used(kind: str, subtype: str) -> None:
+    data = bytearray(encode(kind, subtype, sound(1, channels=1)))
+    for place in np.random.Generator(np.random.PCG64(1)).integers(300, len(data), 400):
+        data[place] ^= 0x55
+    program = (
+        "import sys; from audiotag.audio.recording import load_audio; from audiotag.errors import AudioError\n"
+        "try: load_audio(sys.stdin.buffer, target_rate_hz=32000)\n"
+        "except AudioError: pass\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], input=bytes(data), capture_output=True, check=True)
+    assert (done.stdout, done.stderr) == (b"", b"")
+
+
+@pytest.mark.parametrize("subtype", ["ALAC_16", "ALAC_24"])
+def test_alac_is_what_soundfile_reads(subtype: str) -> None:
+    data = encode("CAF", subtype)
+    np.testing.assert_allclose(read(data)[0], by_soundfile(data), rtol=0, atol=1e-6)
 
 
 # -- damage ----------------------------------------------------------------------------------------------------------
@@ -424,3 +450,59 @@ def test_a_failing_file_is_named_and_nothing_is_printed(
     with pytest.raises(AudioError, match=r"<file>: .*the disk went away"):
         read(Failing(encode("WAV")))
     assert capfd.readouterr().err == ""
+
+
+def broken_gzip(data: bytes) -> Any:
+    packed = bytearray(gzip.compress(data))
+    packed[10] ^= 0xFF
+    return gzip.open(io.BytesIO(packed))
+
+
+def broken_bz2(data: bytes) -> Any:
+    return bz2.open(io.BytesIO(bz2.compress(data)[:4] + bytes(100)))
+
+
+def broken_zip(data: bytes) -> Any:
+    packed = io.BytesIO()
+    with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("a.wav", data)
+    broken = bytearray(packed.getvalue())
+    broken[40:60] = bytes(20)
+    return zipfile.ZipFile(io.BytesIO(broken)).open("a.wav")
+
+
+@pytest.mark.parametrize("broken", [broken_gzip, broken_bz2, broken_zip])
+@pytest.mark.parametrize("start", [0, 1])
+def test_packed_files_that_fail_at_once_are_an_audio_error(broken: Any, start: int) -> None:
+    file = broken(encode("WAV"))
+    if start:  # one that is not at its beginning, and so is copied
+        file.tell = lambda: 1
+    with pytest.raises(AudioError, match=r"cannot be read: \S"):
+        open_audio(file, target_rate_hz=TARGET)
+
+
+@pytest.mark.parametrize("seekable", [True, False])
+def test_a_file_that_has_nothing_yet_is_not_at_its_end(seekable: bool) -> None:
+    data = encode("WAV")
+
+    class NonBlocking(io.BytesIO):
+        def seekable(self) -> bool:
+            return seekable
+
+        def read(self, size: int | None = -1) -> Any:
+            return None if size and self.tell() > len(data) // 2 else super().read(min(size or 0, 4096))
+
+    with pytest.raises(AudioError, match="non-blocking"):
+        read(NonBlocking(data))
+
+
+def test_memoryviews_of_any_layout_are_their_bytes() -> None:
+    data = encode("FLAC")
+    doubled = np.repeat(np.frombuffer(data, np.uint8), 2)
+    expected, _ = read(data)
+    for view in (memoryview(data), memoryview(doubled)[::2], memoryview(data).cast("b")):
+        np.testing.assert_array_equal(read(view)[0], expected)
+    released = memoryview(data)
+    released.release()
+    with pytest.raises(InvalidInputError, match="released"):
+        read(released)

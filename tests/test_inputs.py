@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from audiotag.audio.formats import AUDIO_EXTENSIONS
 from audiotag.errors import InvalidInputError
-from audiotag.runs.inputs import AUDIO_EXTENSIONS, Input, common_folder, expand, natural_key, read_list
+from audiotag.runs.inputs import Input, common_folder, expand, natural_key, read_list
 
 
 def make(root: Path, *names: str) -> None:

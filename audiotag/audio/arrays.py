@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 
 from ..errors import AudioError, InvalidInputError
-from .resample import resample_tensor
 
 MAX_CHANNELS = 128
 BLOCK_SAMPLES = 1 << 18
@@ -34,15 +33,15 @@ class ArrayReader:
     Raises
     ------
     InvalidInputError
-        Neither floating-point nor integer of up to 32 bits, not 1-D or 2-D, or shaped like (samples, channels).
+        Neither floating-point nor integer of up to 32 bits, partly masked, not 1-D or 2-D, or shaped like
+        (samples, channels).
     AudioError
         No samples.
     """
 
-    warnings: tuple[str, ...] = ()
-
     def __init__(self, array: np.ndarray, rate_hz: int, name: str) -> None:
-        check_dtype(array.dtype, name)
+        self.warnings: list[str] = []
+        check_values(array, name)
         check_shape(array.shape, name)
         self._array = array if array.ndim == 2 else array[np.newaxis]
         self.rate_hz = rate_hz
@@ -56,7 +55,7 @@ class ArrayReader:
             yield mix(to_float(self._array[:, begin : min(begin + step, stop)]))
 
     def close(self) -> None:
-        """Nothing is held."""
+        """Do nothing: an array holds no file."""
 
 
 def check_shape(shape: tuple[int, ...], name: str) -> None:
@@ -97,17 +96,18 @@ def mix(samples: np.ndarray) -> np.ndarray:
     return total
 
 
-def check_samples(block: np.ndarray, position: int, rate_hz: int, name: str) -> None:
-    """Refuse NaN, infinite and absurdly large values; ``position`` is where mono `block` (n,) begins, in samples.
+def check_samples(block: np.ndarray, position: int, rate_hz: int, name: str) -> float:
+    """Return the highest magnitude of mono `block` (n,), which begins at sample ``position``.
 
     Raises
     ------
     AudioError
-        Naming the first such sample.
+        A sample is NaN, infinite or absurdly large; the first such is named.
     """
+    peak = max(float(block.max()), -float(block.min())) if len(block) else 0.0
     # Comparisons with NaN are false, so one look at the extremes finds every kind of bad value.
-    if not len(block) or (block.max() <= LARGEST_SAMPLE and block.min() >= -LARGEST_SAMPLE):
-        return
+    if peak <= LARGEST_SAMPLE:
+        return peak
     with np.errstate(invalid="ignore"):
         where = int(np.argmax(~(np.abs(block) <= LARGEST_SAMPLE)))
     found = "NaN" if np.isnan(block[where]) else "infinite" if np.isinf(block[where]) else f"{block[where]:g}"
@@ -118,14 +118,17 @@ def check_samples(block: np.ndarray, position: int, rate_hz: int, name: str) -> 
     )
 
 
-def check_dtype(dtype: np.dtype, name: str) -> None:
-    """Refuse what does not say how loud it is.
+def check_values(array: np.ndarray, name: str) -> None:
+    """Refuse what does not say how loud each sample is.
 
     Raises
     ------
     InvalidInputError
-        Neither floating-point nor integer of up to 32 bits.
+        Neither floating-point nor integer of up to 32 bits, or partly masked.
     """
+    dtype = array.dtype
+    if np.ma.is_masked(array):
+        raise InvalidInputError(f"{name}: some samples are masked; say what they are, for example with array.filled(0)")
     if dtype.kind not in "fiu":
         raise InvalidInputError(
             f"{name}: samples must be floating-point or integer numbers, got dtype {dtype}; convert first"
@@ -157,33 +160,30 @@ def is_tensor(value: Any) -> bool:
     return torch is not None and isinstance(value, torch.Tensor)
 
 
-def tensor_to_array(tensor: Any, rate_hz: int, target_rate_hz: int, name: str) -> tuple[np.ndarray, int]:
-    """A tensor's samples as a numpy array on the CPU, and their rate.
-
-    A tensor on another device is mixed to mono and, where torchaudio serves, resampled there, so that only the
-    result is copied; then the rate returned is ``target_rate_hz``.
+def tensor_to_array(tensor: Any, name: str) -> np.ndarray:
+    """A tensor's samples as a numpy array on the CPU.
 
     Raises
     ------
     InvalidInputError
-        Complex, boolean, quantised, sparse or without data; or a shape that is not audio.
+        Complex, boolean, quantised, sparse, nested, without data, or of a type that numpy has nothing for.
     """
     import torch
 
-    if tensor.is_quantized or tensor.layout != torch.strided or tensor.device.type == "meta":
-        raise InvalidInputError(f"{name}: the tensor must be dense, with data, and not quantised, got {tensor.layout}")
+    if tensor.is_quantized or tensor.is_nested or tensor.layout != torch.strided or tensor.device.type == "meta":
+        raise InvalidInputError(
+            f"{name}: the tensor must be dense, with data, and neither quantised nor nested, got {tensor.layout}"
+        )
     if tensor.dtype == torch.bool or tensor.is_complex():
         raise InvalidInputError(
             f"{name}: samples must be floating-point or integer numbers, got dtype {tensor.dtype}; convert first"
         )
-    check_shape(tuple(tensor.shape), name)
     tensor = tensor.detach()
-    if tensor.is_floating_point():
-        # numpy knows neither bfloat16 nor the 8-bit kinds
-        tensor = tensor if tensor.dtype in (torch.float32, torch.float64) else tensor.float()
-        if tensor.device.type != "cpu":
-            with torch.inference_mode():
-                waveform = tensor.float().reshape(-1, tensor.shape[-1]).mean(0)
-                resampled = resample_tensor(waveform, rate_hz, target_rate_hz) if rate_hz != target_rate_hz else None
-            tensor, rate_hz = (waveform, rate_hz) if resampled is None else (resampled, target_rate_hz)
-    return tensor.cpu().resolve_neg().numpy(), rate_hz
+    try:
+        if tensor.is_floating_point() and tensor.dtype not in (torch.float32, torch.float64):
+            tensor = tensor.float()  # numpy knows neither bfloat16 nor the 8-bit kinds
+        return tensor.cpu().resolve_neg().numpy()
+    except (TypeError, RuntimeError) as error:
+        raise InvalidInputError(
+            f"{name}: samples of {tensor.dtype} cannot be read; convert the tensor to float32 or int16 first"
+        ) from error

@@ -2,30 +2,21 @@
 
 from __future__ import annotations
 
-import os
 import re
-import shutil
-import stat
-import tempfile
 from collections.abc import Iterator
-from contextlib import ExitStack, nullcontext, suppress
-from pathlib import Path
-from typing import Any, BinaryIO
+from contextlib import suppress
 
 import numpy as np
 import soundfile
 
 from ..checks import HIGHEST_RATE_HZ, LOWEST_RATE_HZ
-from ..errors import AudioError, InvalidInputError
+from ..errors import AudioError
 from .arrays import MAX_CHANNELS, mix
-from .ffmpeg import MediaReader, recognise
-from .guarded_file import GuardedFile
-from .mp3 import Mp3Layout, OpenEnded, find_mp3, may_be_mp3, silenced_stderr
+from .source import INSTALL, SourceFile, UndecodableError
 
 BLOCK_VALUES = 1 << 17  # float32 values decoded at once: half a megabyte, within a core's cache
 UNKNOWN_FRAMES = 1 << 62  # libsndfile says 2**63 - 1 where a header leaves the length open
 
-_HEAD_BYTES = 1024
 _FIRST_SKIP = 4096  # frames; encoders make blocks of at most this many
 _MAX_GAPS = 100
 _MALFORMED = 3  # SF_ERR_MALFORMED_FILE
@@ -35,114 +26,7 @@ _CLAIMED = re.compile(r"^\s*(?:data|SSND|Data Size|riff)\s*:\s*(\d+) \(should be
 _CLAIMED_FRAMES = re.compile(r"Calculated frame count (\d+) does not match value from 'ds64' chunk of (\d+)")
 _STREAMED_SIZE = 0x7FFF_0000  # writers to a pipe put 2 or 4 GiB where they cannot know the size
 _MP3_SLACK_FRAMES = 4608  # encoder delay and padding that only some decoders cut
-
-
-def open_path(path: Path) -> SoundFileReader | MediaReader:
-    """A reader for the file at ``path``; see `open_file`.
-
-    Raises
-    ------
-    AudioError
-        Missing, a folder, not a regular file, not permitted, or not audio.
-    """
-    name = str(path)
-    try:
-        mode = os.stat(path).st_mode
-        if stat.S_ISDIR(mode):
-            raise AudioError(f"{name}: is a folder, not a recording; name the files in it")
-        if not stat.S_ISREG(mode):
-            raise AudioError(f"{name}: is not a regular file; pass its contents as an open binary file or as bytes")
-        file = open(path, "rb", buffering=0)  # noqa: SIM115
-    except FileNotFoundError:
-        hint = "; addresses are not fetched, download it first" if "://" in name or ":/" in name[2:] else ""
-        raise AudioError(f"{name}: no such file (looked from {Path.cwd()}){hint}") from None
-    except PermissionError:
-        raise AudioError(f"{name}: not permitted to read it; check its access rights") from None
-    except (OSError, ValueError) as error:
-        if isinstance(error, AudioError):
-            raise
-        raise AudioError(f"{name}: cannot be opened: {error}") from error
-    return _open(file, name, owned=True)
-
-
-def open_file(file: Any, name: str) -> SoundFileReader | MediaReader:
-    """A reader for the contents of a binary file object, from where it stands; one that cannot seek is spooled.
-
-    Raises
-    ------
-    AudioError
-        Empty, unreadable, or not audio.
-    InvalidInputError
-        A text file object.
-    """
-    try:
-        seekable = bool(file.seekable()) if hasattr(file, "seekable") else hasattr(file, "seek")
-        position = file.tell() if seekable else 0
-        if seekable and position == 0:
-            if isinstance(file.read(0), str):
-                raise InvalidInputError(f"{name}: the file object gives text; open it in binary mode ('rb')")
-            return _open(file, name, owned=False)
-        spooled = tempfile.TemporaryFile()  # noqa: SIM115
-        with ExitStack() as on_failure:
-            on_failure.callback(spooled.close)
-            shutil.copyfileobj(file, spooled)
-            if seekable and spooled.tell() == 0:
-                raise AudioError(f"{name}: the file object stands at its end ({position} bytes); seek(0) first")
-            spooled.seek(0)
-            on_failure.pop_all()
-        return _open(spooled, name, owned=True)
-    except TypeError as error:
-        raise InvalidInputError(f"{name}: the file object does not give bytes ({error}); open it as 'rb'") from error
-    except (OSError, ValueError) as error:
-        if isinstance(error, (AudioError, InvalidInputError)):
-            raise
-        raise AudioError(f"{name}: cannot be read: {error}") from error
-
-
-def _open(file: BinaryIO, name: str, *, owned: bool) -> SoundFileReader | MediaReader:
-    with ExitStack() as on_failure:
-        if owned:
-            on_failure.callback(file.close)
-        guarded = GuardedFile(file, owned=owned)
-        if guarded.size == 0:
-            raise AudioError(f"{name}: is empty (0 bytes); an audio file is needed")
-        head = guarded.read(_HEAD_BYTES)
-        mp3 = find_mp3(guarded, guarded.size) if may_be_mp3(head) else None
-        guarded.raise_error(name)
-        try:
-            reader: SoundFileReader | MediaReader = SoundFileReader(guarded, name, mp3, quietly=may_be_mp3(head))
-        except soundfile.LibsndfileError as error:
-            guarded.raise_error(name)
-            reader = _open_otherwise(guarded, name, head, error)
-        on_failure.pop_all()
-    return reader
-
-
-def _open_otherwise(
-    file: GuardedFile, name: str, head: bytes, error: soundfile.LibsndfileError
-) -> SoundFileReader | MediaReader:
-    kind = recognise(head)
-    if kind is None or kind == "RIFF":
-        # mp3 behind a few stray bytes or in a RIFF wrapper: libsndfile knows it only by its first bytes
-        mp3 = find_mp3(file, file.size)
-        file.raise_error(name)
-        if mp3 is not None:
-            with suppress(soundfile.LibsndfileError):
-                return SoundFileReader(file, name, mp3, quietly=True, from_first_frame=True)
-    reason = error.error_string.strip(" .")
-    if kind is None:
-        raise AudioError(
-            f"{name}: not audio that can be decoded ({reason}); wav, flac, ogg, opus, mp3, aiff, au, caf and others "
-            "are read, and mp4, webm, wma and others with the extra [media]"
-        )
-    try:
-        reader = MediaReader(file, name, kind)
-    except AudioError:
-        file.raise_error(name)
-        raise
-    if error.code == _MALFORMED:
-        reader.warnings.append(f"truncated or damaged ({reason}); what ffmpeg's libraries can decode is used")
-    return reader
+_MP3_LEFT_BYTES = 1 << 18  # more than the tags behind the last frame and a buffer take
 
 
 class _ForwardSoundFile(soundfile.SoundFile):
@@ -158,43 +42,30 @@ class SoundFileReader:
     Parameters
     ----------
     file
-        The whole file.
+        The whole file; `close` closes it.
     name
         For messages.
-    mp3
-        Where its frames are, if it is an mp3 file.
-    quietly
-        Whether mpg123 may decode it, and print.
-    from_first_frame
-        Show libsndfile nothing but the frames.
 
     Raises
     ------
-    soundfile.LibsndfileError
+    UndecodableError
         Not a format that libsndfile knows.
     AudioError
         Its header cannot be that of a recording.
     """
 
-    def __init__(
-        self,
-        file: GuardedFile,
-        name: str,
-        mp3: Mp3Layout | None,
-        *,
-        quietly: bool,
-        from_first_frame: bool = False,
-    ) -> None:
+    def __init__(self, file: SourceFile, name: str) -> None:
         self._file, self._name = file, name
         self.warnings: list[str] = []
-        self._quietly = silenced_stderr if quietly else nullcontext
-        self._frames_only = mp3 if mp3 is not None and (from_first_frame or not mp3.length_known) else None
         self._gaps: list[tuple[int, int]] = []
-        self._sound = self._open()
+        try:
+            self._sound = self._open()
+        except soundfile.LibsndfileError as error:
+            reason = error.error_string.strip(" .")
+            raise UndecodableError(f"libsndfile: {reason}", damaged=error.code == _MALFORMED) from error
         self._format, self._log = self._sound.format, self._sound.extra_info
         self.rate_hz, self.channels = self._sound.samplerate, self._sound.channels
-        known = self._sound.frames < UNKNOWN_FRAMES and (mp3 is None or mp3.length_known)
-        self.frames = self._sound.frames if known else None
+        self.frames = self._sound.frames if self._sound.frames < UNKNOWN_FRAMES and self._format != "MP3" else None
         try:
             self._check()
         except AudioError:
@@ -202,10 +73,7 @@ class SoundFileReader:
             raise
 
     def _open(self) -> soundfile.SoundFile:
-        mp3 = self._frames_only
-        handle = self._file.for_libsndfile() if mp3 is None else OpenEnded(self._file, mp3.begin, mp3.end)
-        with self._quietly():
-            return _ForwardSoundFile(handle, closefd=True)
+        return _ForwardSoundFile(self._file.for_libsndfile(), closefd=True)
 
     def _check(self) -> None:
         if not LOWEST_RATE_HZ <= self.rate_hz <= HIGHEST_RATE_HZ:
@@ -251,10 +119,9 @@ class SoundFileReader:
         if position == 0:
             return 0
         try:
-            with self._quietly():
-                return self._sound.seek(position)
+            return self._sound.seek(position)
         except soundfile.LibsndfileError as error:
-            self._file.raise_error(self._name)
+            self._file.check(self._name)
             raise AudioError(
                 f"{self._name}: cannot be read from {position / self.rate_hz:g} s on; it is damaged before or there "
                 f"({error.error_string.strip(' .')})"
@@ -291,24 +158,27 @@ class SoundFileReader:
         # On an error soundfile does not say how many frames came before it; the mark shows.
         buffer[:] = np.nan
         try:
-            with self._quietly():
-                frames = len(self._sound.read(out=buffer))
+            frames = len(self._sound.read(out=buffer))
         except soundfile.LibsndfileError as error:
-            self._file.raise_error(self._name)
+            self._file.check(self._name)
             bad = np.isnan(buffer).any(axis=1)
             frames = int(np.argmax(bad)) if bad.any() else len(buffer)
             return frames, error.error_string.removeprefix("Error : ").strip(" .")
-        self._file.raise_error(self._name)
+        self._file.check(self._name)
         return frames, None
 
     def _note_missing(self, decoded: int, failure: str | None) -> None:
-        claimed = self.frames
+        claimed, slack = self.frames, 0
+        if self._format == "MP3":  # where PyAV, which reads these better, is not installed
+            claimed, slack = self._sound.frames, _MP3_SLACK_FRAMES
+            left = self._file.size - self._file.consumed()
+            if left > _MP3_LEFT_BYTES:
+                self.warnings.append(f"the last {left} bytes were left out by libsndfile; PyAV reads them: {INSTALL}")
         sizes, counts = _CLAIMED.search(self._log), _CLAIMED_FRAMES.search(self._log)
         if counts:
             claimed = int(counts[2])
         elif sizes and 0 < int(sizes[2]) < int(sizes[1]) < _STREAMED_SIZE:
             claimed = decoded * int(sizes[1]) // int(sizes[2])
-        slack = _MP3_SLACK_FRAMES if self._format == "MP3" else 0
         used = f"{decoded / self.rate_hz:.3f} s"
         if claimed is not None and decoded + slack < claimed:
             used += f" of {claimed / self.rate_hz:.3f} s"
@@ -318,12 +188,12 @@ class SoundFileReader:
         self.warnings.append(f"truncated or damaged ({reason}); {used} could be read and are used")
 
     def close(self) -> None:
-        """Release libsndfile's handle, and the file if it was opened here."""
+        """Release libsndfile's handle and the file."""
         self._sound.close()
-        self._file.release()
+        self._file.close()
 
 
-def _ends_with_mark(file: GuardedFile) -> bool:
+def _ends_with_mark(file: SourceFile) -> bool:
     # RFC 3533: a stream's last page has flag 4 in its sixth byte; a page is 27 bytes, n lengths, and the sum of these.
     file.seek(max(0, file.size - (1 << 17)))
     tail = file.read(1 << 17)

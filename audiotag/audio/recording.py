@@ -14,11 +14,14 @@ from ..checks import check_rate, checked_seconds
 from ..errors import AudioError, AudiotagError, InvalidInputError
 from .arrays import ArrayReader, check_samples, is_tensor, tensor_to_array
 from .ffmpeg import MediaReader
-from .libsndfile import SoundFileReader, open_file, open_path
+from .libsndfile import SoundFileReader
+from .opening import open_file, open_path
 from .resample import Resampler
 
 # What opens one kind of source; its ``blocks(start, stop)`` gives mono float32 at its ``rate_hz``.
 Reader: TypeAlias = ArrayReader | SoundFileReader | MediaReader
+
+LOUD = 16.0  # the highest sample that a mix of floating-point tracks may have; int8 values as floats reach 127
 
 
 class AudioStream:
@@ -35,7 +38,8 @@ class AudioStream:
     duration_s : float or None
         Length of the selected part as far as the header tells; None where only decoding can tell.
     warnings : list of str
-        What the recording lacks, such as the end of a truncated file. Complete when `blocks` has ended.
+        What the recording lacks, such as the end of a truncated file, or what else to look at, such as floats far
+        beyond full scale. Complete when `blocks` has ended.
     """
 
     def __init__(self, reader: Reader, name: str, target_rate_hz: int, start_s: float, stop_s: float | None) -> None:
@@ -68,7 +72,7 @@ class AudioStream:
         Raises
         ------
         AudioError
-            Nothing could be decoded, or a sample is NaN, infinite or beyond 1e10.
+            Nothing could be decoded, it makes no sample at ``target_rate_hz``, or one is NaN, infinite or beyond 1e10.
         InvalidInputError
             The stream was closed or read before.
         """
@@ -77,20 +81,30 @@ class AudioStream:
         self._spent, reader = True, self._reader
         try:
             resampler = Resampler(reader.rate_hz, self.target_rate_hz)
-            position = self._start
+            position, peak, given = self._start, 0.0, 0
             for block in reader.blocks(self._start, self._stop):
-                check_samples(block, position, self.source_rate_hz, self.name)
+                peak = max(peak, check_samples(block, position, self.source_rate_hz, self.name))
                 position += len(block)
                 resampled = resampler.push(block)
                 if len(resampled):
+                    given += len(resampled)
                     yield resampled
             if position == self._start:
                 since = f" from {self._start / self.source_rate_hz:g} s on" if self._start else ""
                 why = "".join(f" ({text})" for text in self._warnings[:1])
                 raise AudioError(f"{self.name}: no samples could be read{since}{why}; at least 1 sample is needed")
             rest = resampler.finish()
+            if not given + len(rest):
+                raise AudioError(
+                    f"{self.name}: {position - self._start} samples at {self.source_rate_hz} Hz make none at "
+                    f"{self.target_rate_hz} Hz; at least 1 is needed"
+                )
             if len(rest):
                 yield rest
+            if peak > LOUD:
+                self._warnings.append(
+                    f"samples reach {peak:g}, where full scale is 1; give floats within [-1, 1], or integers as int16"
+                )
         finally:
             reader.close()
 
@@ -122,7 +136,7 @@ def open_audio(
         A path; the bytes of an audio file; a binary file object, read from where it stands; a numpy array or torch
         tensor (samples,) or (channels, samples) of floats or integers of up to 32 bits; ``(array, rate)``;
         ``{"array": ..., "sampling_rate": ...}`` or ``{"bytes": ..., "path": ...}`` as Hugging Face datasets give;
-        or an object with ``get_all_samples()`` as torchcodec's decoders have.
+        or what torchcodec gives: a decoder with ``get_all_samples()``, or samples with ``data`` and ``sample_rate``.
     target_rate_hz
         Rate of the result, in Hz.
     sample_rate_hz
@@ -136,8 +150,6 @@ def open_audio(
         The recording is missing, unreadable, empty, or not audio.
     InvalidInputError
         An argument is of a type, shape or range that cannot be audio.
-    MissingDependencyError
-        The format needs PyAV, which the extra ``audiotag-dymn[media]`` installs.
     """
     target_rate_hz = check_rate(target_rate_hz, what="target_rate_hz")
     if sample_rate_hz is not None:
@@ -155,7 +167,7 @@ def load_audio(source: Any, *, target_rate_hz: int, sample_rate_hz: int | None =
     """The whole recording as float32 (samples,), mono, at ``target_rate_hz``; see `open_audio`."""
     with open_audio(source, target_rate_hz=target_rate_hz, sample_rate_hz=sample_rate_hz) as stream:
         blocks = list(stream.blocks())
-    return np.concatenate(blocks) if blocks else np.zeros(0, np.float32)
+    return np.concatenate(blocks)
 
 
 def _check_span(start_s: Any, stop_s: Any) -> None:
@@ -172,22 +184,27 @@ def _open_reader(source: Any, rate_hz: int | None, target_rate_hz: int) -> tuple
         path = os.fspath(source)
         return open_path(Path(os.fsdecode(path))), os.fsdecode(path)
     if isinstance(source, (bytes, bytearray, memoryview)):
-        return open_file(io.BytesIO(source), "<bytes>"), "<bytes>"
+        try:
+            data = io.BytesIO(source.tobytes() if isinstance(source, memoryview) else source)
+        except ValueError as error:
+            raise InvalidInputError(f"<bytes>: cannot be read: {error}") from error
+        return open_file(data, "<bytes>"), "<bytes>"
     if isinstance(source, Mapping):
         return _open_mapping(source, rate_hz, target_rate_hz)
     if isinstance(source, tuple):
         if len(source) != 2 or _is_number(source[0]) or not _is_number(source[1]):
             kinds = ", ".join(type(part).__name__ for part in source)
             raise InvalidInputError(f"a tuple must be (array, sample_rate), in this order, got ({kinds})")
-        return _open_array(source[0], check_rate(source[1], what="the rate in (array, rate)"), target_rate_hz)
+        return _open_array(source[0], check_rate(source[1], what="the rate in (array, rate)"))
     if hasattr(source, "read"):
         name = getattr(source, "name", None)
         name = name if isinstance(name, str) and name else "<file>"
         return open_file(source, name), name
     if hasattr(source, "get_all_samples"):
-        samples = source.get_all_samples()
-        return _open_array(samples.data, check_rate(samples.sample_rate, what="sample_rate"), target_rate_hz)
-    return _open_array(source, rate_hz or target_rate_hz, target_rate_hz)
+        source = source.get_all_samples()
+    if hasattr(source, "sample_rate") and hasattr(source, "data"):
+        return _open_array(source.data, check_rate(source.sample_rate))
+    return _open_array(source, rate_hz or target_rate_hz)
 
 
 def _open_mapping(source: Mapping, rate_hz: int | None, target_rate_hz: int) -> tuple[Reader, str]:
@@ -197,7 +214,7 @@ def _open_mapping(source: Mapping, rate_hz: int | None, target_rate_hz: int) -> 
         rate = source.get("sampling_rate")
         rate_hz = rate_hz if rate is None else check_rate(rate, what='"sampling_rate"')
         assert rate_hz is not None
-        return _open_array(source["array"], rate_hz, target_rate_hz)
+        return _open_array(source["array"], rate_hz)
     if source.get("bytes") is not None:
         reader, _ = _open_reader(source["bytes"], rate_hz, target_rate_hz)
         return reader, str(source.get("path") or "<bytes>")
@@ -209,17 +226,16 @@ def _open_mapping(source: Mapping, rate_hz: int | None, target_rate_hz: int) -> 
     )
 
 
-def _open_array(array: Any, rate_hz: int, target_rate_hz: int) -> tuple[Reader, str]:
+def _open_array(array: Any, rate_hz: int) -> tuple[Reader, str]:
     if is_tensor(array):
-        samples, rate_hz = tensor_to_array(array, rate_hz, target_rate_hz, "<tensor>")
-        return ArrayReader(samples, rate_hz, "<tensor>"), "<tensor>"
+        return ArrayReader(tensor_to_array(array, "<tensor>"), rate_hz, "<tensor>"), "<tensor>"
     if not isinstance(array, np.ndarray) and (isinstance(array, list) or not hasattr(array, "__array__")):
         hint = "; make it a numpy array first" if isinstance(array, list) else ""
         raise InvalidInputError(
             "audio must be a path, bytes, a binary file object, a numpy array, a torch tensor, (array, rate) or a "
             f"dictionary, got {type(array).__name__}{hint}"
         )
-    return ArrayReader(np.asarray(array), rate_hz, "<array>"), "<array>"
+    return ArrayReader(np.asanyarray(array), rate_hz, "<array>"), "<array>"
 
 
 def _is_number(value: Any) -> bool:

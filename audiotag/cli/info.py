@@ -11,8 +11,8 @@ from typing import Any
 
 from .options import add_text_or_json, table
 
-PACKAGES = ("torch", "torchaudio", "numpy", "soundfile", "soxr", "safetensors", "huggingface_hub", "tqdm")
-EXTRAS = {"media": "av", "parquet": "pyarrow", "plot": "matplotlib", "mic": "sounddevice", "train": "lightning"}
+PACKAGES = ("torch", "numpy", "soundfile", "av", "soxr", "safetensors", "huggingface_hub", "tqdm")
+EXTRAS = {"parquet": "pyarrow", "plot": "matplotlib", "mic": "sounddevice", "train": "lightning"}
 
 
 def add_parser(commands: argparse._SubParsersAction) -> None:
@@ -38,7 +38,6 @@ def installation() -> dict[str, Any]:
     import soundfile
     import torch
 
-    from ..audio.resample import torchaudio_functional
     from ..checkpoints.manifest import manifest
     from ..version import __version__
 
@@ -51,7 +50,6 @@ def installation() -> dict[str, Any]:
         "cuda": torch.cuda.get_device_name() if torch.cuda.is_available() else "no",
         "mps": "yes" if torch.backends.mps.is_available() else "no",
         **{name: _version(name) for name in PACKAGES},
-        "torchaudio imports": "no (soxr serves)" if torchaudio_functional() is None else "yes",
         "libsndfile": soundfile.__libsndfile_version__,
         "hub endpoint": huggingface_hub.constants.ENDPOINT,
         "hub offline": "yes" if huggingface_hub.constants.HF_HUB_OFFLINE else "no",

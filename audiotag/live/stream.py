@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from ..audio.arrays import MAX_CHANNELS, check_dtype, check_samples, is_tensor, mix, tensor_to_array, to_float
+from ..audio.arrays import MAX_CHANNELS, check_samples, check_values, is_tensor, mix, tensor_to_array, to_float
 from ..audio.resample import Resampler
 from ..checks import check_rate, span_samples
 from ..errors import InvalidInputError
@@ -296,8 +296,8 @@ class Stream:
         if 0 in shape:
             return np.zeros((self.channels, 0), np.float32)
         if is_tensor(chunk):
-            chunk, _ = tensor_to_array(chunk, self.sample_rate, self.sample_rate, "chunk")
-        check_dtype(chunk.dtype, "chunk")
+            chunk = tensor_to_array(chunk, "chunk")
+        check_values(chunk, "chunk")
         return chunk.reshape(-1, shape[-1])
 
     def _from_bytes(self, chunk: bytes | bytearray | memoryview) -> np.ndarray:

@@ -12,22 +12,10 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import IO
 
+from ..audio.formats import AUDIO_EXTENSIONS
 from ..errors import InvalidInputError
 
 STDIN = "-"
-# Endings taken in a folder: what libsndfile reads by itself, and what needs the extra [media]. A file named
-# explicitly is tried whatever its ending.
-# fmt: off
-SOUNDFILE_EXTENSIONS = frozenset((
-    ".wav", ".wave", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aif", ".aiff", ".aifc", ".au", ".snd", ".caf", ".w64",
-    ".rf64", ".sph", ".voc",
-))
-MEDIA_EXTENSIONS = frozenset((
-    ".m4a", ".m4b", ".mp4", ".m4v", ".mov", ".aac", ".ac3", ".eac3", ".amr", ".ape", ".avi", ".dts", ".flv", ".mka",
-    ".mkv", ".mp2", ".mpg", ".mpeg", ".3gp", ".spx", ".tta", ".ts", ".weba", ".webm", ".wma", ".wmv", ".wv",
-))
-# fmt: on
-AUDIO_EXTENSIONS = SOUNDFILE_EXTENSIONS | MEDIA_EXTENSIONS
 DIGITS = 20  # numbers in names are compared as numbers up to this length
 LIST_CHUNK = 1 << 16
 

@@ -22,6 +22,8 @@ SEEDS = {
     "opus.opus": ("OGG", "OPUS", 48000, 1),
     "stereo.mp3": ("MP3", "MPEG_LAYER_III", 44100, 2),
     "mono.mp3": ("MP3", "MPEG_LAYER_III", 16000, 1),
+    "alac.caf": ("CAF", "ALAC_16", 32000, 2),
+    "dump.sds": ("SDS", "PCM_16", 16000, 1),
 }
 EXTENSIONS = ("wav", "flac", "ogg", "opus", "mp3", "aiff", "raw", "vox", "m4a", "txt")
 SECONDS = 2.0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import io
 import json
 import os
@@ -17,6 +18,7 @@ from audiotag.audio.recording import open_audio
 from audiotag.errors import AudiotagError
 
 TARGET_RATE_HZ = 32_000
+_LIBC = ctypes.CDLL(None)
 
 
 class _Pipe(io.RawIOBase):
@@ -40,8 +42,10 @@ def _limit_memory(megabytes: int) -> None:
 
 
 def main(seed: int, megabytes: int) -> None:
-    # What native libraries print reaches neither Python nor the answers, so it is counted in a file.
+    # What native libraries print, on stdout too, must not mix with the answers, so it is counted in a file.
     noise = tempfile.TemporaryFile()  # noqa: SIM115
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(noise.fileno(), 1)
     os.dup2(noise.fileno(), 2)
     with tempfile.TemporaryDirectory() as folder, noise:
         _limit_memory(megabytes)
@@ -51,8 +55,9 @@ def main(seed: int, megabytes: int) -> None:
             started = time.process_time()
             answer = {"case": number, **_read(seed, number, Path(folder))}
             answer["seconds"] = time.process_time() - started
+            _LIBC.fflush(None)  # what is still in the C library's buffers
             answer["noise"] = os.pread(2, 500, before).decode(errors="replace")
-            print(json.dumps(answer), flush=True)
+            print(json.dumps(answer), file=answers, flush=True)
 
 
 def _read(seed: int, number: int, folder: Path) -> dict[str, object]:
