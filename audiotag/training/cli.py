@@ -25,17 +25,27 @@ def add_parser(subparsers: Any) -> None:
     prepare.add_argument(
         "--max-s", type=float, default=10.0, help="longer recordings are cut into pieces of this many seconds"
     )
+    prepare.add_argument(
+        "--teacher",
+        metavar="CHECKPOINT",
+        help="store this one's scores of every piece: they balance the drawing, and recipe paper learns from them",
+    )
     prepare.set_defaults(run=run_prepare)
 
-    distil = commands.add_parser("distill", help="train a network to give a teacher's scores")
-    distil.add_argument("bank", metavar="BANK", help="folder made by `audiotag train prepare`")
-    distil.add_argument("--recipe", default="open", help="named recipe: open, paper")
+    distil = commands.add_parser("distil", help="train a network to give a teacher's scores")
+    distil.add_argument("banks", nargs="+", metavar="BANK", help="folder made by `audiotag train prepare`")
+    distil.add_argument(
+        "--recipe", default="open", help="open, paper, or a JSON file such as another run's recipe.json"
+    )
     distil.add_argument(
         "--teacher",
         action="append",
         default=[],
         metavar="CHECKPOINT",
         help="name, folder or file; several are averaged",
+    )
+    distil.add_argument(
+        "--begin", metavar="CHECKPOINT", help="begin with this checkpoint's weights (default: random ones)"
     )
     distil.add_argument(
         "--out", required=True, metavar="FOLDER", help="run folder: states to resume from, logs, exports"
@@ -57,7 +67,7 @@ def add_parser(subparsers: Any) -> None:
     distil.set_defaults(run=run_distil)
 
     evaluate = commands.add_parser("evaluate", help="mAP, AUC and d-prime on labelled pieces, agreement with a teacher")
-    evaluate.add_argument("bank", metavar="BANK", help="folder made by `audiotag train prepare`")
+    evaluate.add_argument("banks", nargs="+", metavar="BANK", help="folder made by `audiotag train prepare`")
     evaluate.add_argument(
         "--checkpoint", default=None, metavar="CHECKPOINT", help="name, folder or file (default: the built-in one)"
     )
@@ -73,7 +83,9 @@ def add_parser(subparsers: Any) -> None:
 def run_prepare(args: argparse.Namespace) -> int:
     from .prepare import prepare_bank
 
-    count = prepare_bank(args.sources, args.out, index=args.index, labels=args.labels, max_s=args.max_s)
+    count = prepare_bank(
+        args.sources, args.out, index=args.index, labels=args.labels, teacher=args.teacher, max_s=args.max_s
+    )
     print(f"{count} pieces in {args.out}")
     return 0
 
@@ -82,10 +94,11 @@ def run_distil(args: argparse.Namespace) -> int:
     from .run import distil
 
     exported = distil(
-        args.bank,
+        args.banks,
         args.out,
         recipe=args.recipe,
         teachers=args.teacher,
+        begin=args.begin,
         resume=args.resume,
         steps_scale=args.steps_scale,
         seed=args.seed,
@@ -103,7 +116,7 @@ def run_evaluate(args: argparse.Namespace) -> int:
     from .evaluate import evaluate_bank
 
     report = evaluate_bank(
-        args.bank,
+        args.banks,
         args.out,
         checkpoint=args.checkpoint,
         teacher=args.teacher,
