@@ -1,4 +1,4 @@
-"""Audio to learn from: pieces decoded once to a memory map, with tables of labels and of a teacher's logits beside it."""
+"""Audio to learn from: pieces decoded once to a memory map, tables of labels and of a teacher's logits beside it."""
 
 from __future__ import annotations
 
@@ -49,7 +49,8 @@ class PieceBank:
             places, samples = Path(folder) / PLACES_FILE, Path(folder) / PCM_FILE
             if not places.is_file() or not samples.is_file():
                 raise InvalidInputError(
-                    f"{folder}: no bank of pieces (no {PLACES_FILE} and {PCM_FILE}); make one with `audiotag train prepare`"
+                    f"{folder}: no bank of pieces (no {PLACES_FILE} and {PCM_FILE}); "
+                    "make one with `audiotag train prepare`"
                 )
             pcm.append(np.memmap(samples, dtype=PCM_TYPE, mode="r"))
             with np.load(places) as place:

@@ -15,8 +15,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..errors import InvalidInputError
-from ..networks.dymn import N_SLOPES, ContextGenerator, DyMN, DynamicBlock, DynamicConv, DynamicReLU
+from ..networks.dymn import ContextGenerator, DyMN, DynamicBlock, DynamicConv, DynamicReLU
 from ..networks.mobilenet import MN, InvertedResidual
+from ..networks.table import N_SLOPES
 
 
 class Stage(NamedTuple):
@@ -138,7 +139,7 @@ def teacher_stage(block: InvertedResidual, x: Tensor) -> Stage:
 
 
 def block_parts(block: InvertedResidual) -> list[nn.Module]:
-    """A static block's expanding part (where it has one), depthwise part, squeeze-and-excitation or identity, projection."""
+    """A static block's expansion (where it has one), depthwise part, squeeze-and-excitation or identity, projection."""
     *parts, project = block.block
     if isinstance(parts[-1], nn.Sequential):
         parts.append(nn.Identity())
@@ -165,7 +166,7 @@ def teacher_maps(teacher: MN, x: Tensor, *, first: int | None = None) -> Maps:
     """Run the teacher (in eval mode) like `student_maps`, without gradients."""
     y = teacher.features[0](x) if first is None else x
     stages = [Stage(y, y)]
-    for block in teacher.features[1 + (first or 0) : -1]:
+    for block in list(teacher.features)[1 + (first or 0) : -1]:
         stages.append(teacher_stage(cast(InvertedResidual, block), stages[-1].out))
     return Maps(y, stages[1:], *head_maps(teacher.features[-1], teacher.classifier, stages[-1].out))
 

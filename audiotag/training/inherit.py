@@ -1,4 +1,4 @@
-"""A student that begins as its teacher: a DyMN with an MN's static weights, so that only its dynamic parts must learn."""
+"""A student that begins as its teacher: a DyMN with an MN's static weights, whose dynamic parts alone must learn."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from ..networks.dymn import DyMN, DynamicBlock, DynamicConv
-from ..networks.mobilenet import MN, InvertedResidual, SqueezeExcitation, scaled_blocks
+from ..networks.mobilenet import MN, InvertedResidual, SqueezeExcitation
+from ..networks.table import scaled_blocks
 from .feature_maps import block_parts, context, gated, teacher_maps, triple
 
 HALF = 0.25  # of two sigmoids at 0: what attention that says nothing multiplies a map by
@@ -25,10 +26,10 @@ def exact_blocks(teacher: MN) -> int:
 def inherit(student: DyMN, teacher: MN, x: Tensor) -> None:
     """Give `student` the teacher's static weights, in place.
 
-    Every kernel of a dynamic convolution becomes the teacher's one. Between the depthwise and the projecting convolution
-    a student has dynamic ReLU and attention where the teacher has its activation and squeeze-and-excitation; in the
-    first `exact_blocks` both are made the same, behind them each channel's projecting weights take the least-squares
-    ratio of the two, and the rest is to be learned.
+    Every kernel of a dynamic convolution becomes the teacher's one. Between the depthwise and the projecting
+    convolution a student has dynamic ReLU and attention where the teacher has its activation and
+    squeeze-and-excitation. In the first `exact_blocks` both are made the same; behind them each channel's projecting
+    weights take the least-squares ratio of the two, and the rest is to be learned.
 
     Parameters
     ----------
@@ -39,7 +40,7 @@ def inherit(student: DyMN, teacher: MN, x: Tensor) -> None:
     student.out_c.load_state_dict(teacher.features[-1].state_dict())
     student.classifier.load_state_dict(teacher.classifier.state_dict())
     maps, exact = teacher_maps(teacher, x), exact_blocks(teacher)
-    for i, (layer, twin) in enumerate(zip(student.layers, teacher.features[1:-1], strict=True)):
+    for i, (layer, twin) in enumerate(zip(student.layers, list(teacher.features)[1:-1], strict=True)):
         block = cast(DynamicBlock, layer)
         *expand, depth, squeeze, project = block_parts(cast(InvertedResidual, twin))
         if i < exact:

@@ -176,7 +176,7 @@ def synthetic_clip(rng: np.random.Generator, samples: int, sample_rate_hz: int) 
 
 
 def machine_noise(rng: np.random.Generator, samples: int, sample_rate_hz: int) -> np.ndarray:
-    """Something that turns, float32, of any level: harmonics of a drifting rotation over coloured noise that comes and goes."""
+    """Harmonics of a drifting rotation over coloured noise that comes and goes: an engine, float32, of any level."""
     t = np.linspace(0, samples / sample_rate_hz, samples, dtype=np.float32)
     base_hz = float(np.exp(rng.uniform(np.log(15), np.log(300))))
     drift = 1 + 0.1 * rng.random() * np.sin(2 * np.pi * (rng.uniform(0.02, 1) * t + rng.random()))
@@ -194,7 +194,7 @@ def machine_noise(rng: np.random.Generator, samples: int, sample_rate_hz: int) -
 
 
 def in_room(rng: np.random.Generator, x: np.ndarray, decay_s: float, sample_rate_hz: int) -> np.ndarray:
-    """`x` with an echo of noise that decays by 60 dB in `decay_s`, after up to 30 ms; as long as `x`, which wraps around."""
+    """Add an echo of noise to `x` that begins within 30 ms and decays by 60 dB in `decay_s`; `x` wraps around."""
     length = min(len(x), round(decay_s * sample_rate_hz))
     echo = rng.standard_normal(length, dtype=np.float32)
     echo *= np.exp(np.linspace(0, -np.log(1000), length, dtype=np.float32))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any, cast
 
@@ -160,7 +161,7 @@ class Distillation(lightning.LightningModule):
         return loss
 
     def _begin_phase(self, phase: Phase, within: int) -> None:
-        """Say what is trained, forget the optimiser's moments, and fill the pool with what it would hold at this step."""
+        """Say what is trained, forget the optimiser's moments, fill the pool with what it holds at this step."""
         self._phase = phase
         set_trainable(phase, self.student)
         if not within:
@@ -168,10 +169,10 @@ class Distillation(lightning.LightningModule):
         self._pool = MapPool(phase.pool) if phase.pool else None
         if self._pool is None:
             return
-        filling = [FILL_STEP + n for n in range(-(-phase.pool // (FIRST_FILL * phase.new_clips)))]
-        began = self.global_step - within
-        held = [*enumerate([*filling, *range(began, self.global_step)])][-(-(-phase.pool // phase.new_clips)) :]
-        for number, step in held:
+        size = math.ceil(phase.pool / phase.new_clips)  # in steps
+        filling = range(FILL_STEP, FILL_STEP + math.ceil(size / FIRST_FILL))
+        steps = [*filling, *range(self.global_step - within, self.global_step)]
+        for number, step in [*enumerate(steps)][-size:]:
             waveform = self.batches.clips(step, phase).to(self.device)
             self._pool.put(self._front(phase, waveform), number * phase.new_clips)
 

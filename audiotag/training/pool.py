@@ -10,7 +10,7 @@ from torch import Tensor
 
 
 class MapPool:
-    """The last `size` clips as float16 maps. Clip n lies in place n modulo `size`, so the pool is a function of n alone.
+    """The last `size` clips as float16 maps; clip n lies in place n modulo `size`.
 
     Parameters
     ----------
