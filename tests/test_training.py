@@ -204,7 +204,8 @@ def trained(objective, teacher, student, x, steps=40, **options):
     begin = front.given(phase.first_block)
     taught = teacher_maps(teacher, begin, first=phase.first_block)
     set_trainable(phase, student)
-    optimiser = torch.optim.Adam([p for p in student.parameters() if p.requires_grad], lr=1e-2)
+    rate = 1e-2 if objective == "gates" else 1e-3
+    optimiser = torch.optim.Adam([p for p in student.parameters() if p.requires_grad], lr=rate)
     losses = []
     for _ in range(steps):
         if objective == "gates":
