@@ -27,6 +27,7 @@ from audiotag.training.mixing import (
     in_room,
     machine_noise,
     rarity_weights,
+    steady,
 )
 from audiotag.training.objectives import (
     check_teacher,
@@ -325,16 +326,25 @@ def test_mixer_is_decided_by_its_generator_and_bounded(bank):
 
 def test_every_way_of_mixing_makes_clips(bank):
     pieces = PieceBank.open(bank)
-    ways = MixConfig(padded=1.0, excerpt=1.0, common_limits=1.0, coloured=1.0, room=1.0, machine=1.0, synthetic=0)
+    ways = MixConfig(
+        padded=1.0,
+        excerpt=1.0,
+        common_limits=1.0,
+        coloured=1.0,
+        room=1.0,
+        machine=1.0,
+        synthetic=0,
+        scene=1.0,
+        texture=1.0,
+        equalised=1.0,
+    )
     clips = Mixer(pieces, np.ones(len(pieces)), ways).clips(np.random.default_rng(0), 8, 48_000)
     assert np.isfinite(clips).all() and np.abs(clips).max() <= 1 and (np.abs(clips).max(1) > 0).all()
 
 
 def test_padded_tracks_hold_silence_and_excerpts_repeat(bank):
     pieces = PieceBank.open(bank).subset(np.arange(1))
-    plain = {
-        name: 0.0 for name in ("second_piece", "third_piece", "speed", "coloured", "noise", "synthetic", "quiet")
-    }
+    plain = {name: 0.0 for name in ("second_piece", "third_piece", "speed", "coloured", "noise", "synthetic", "quiet")}
     still = MixConfig(**plain, clipped=0, gain_db=(0, 0), padded=1.0)
     padded = Mixer(pieces, np.ones(1), still).clips(np.random.default_rng(1), 20, 96_000)
     assert (padded == 0).mean() > 0.1
@@ -350,6 +360,10 @@ def test_a_room_rings_and_a_machine_turns():
     ringing = in_room(np.random.default_rng(0), click, 0.5, RATE)
     energy = [np.square(ringing[n : n + 4_000]).sum() for n in (1_000, 9_000, 15_000)]
     assert ringing[0] >= 1 and energy[0] > 10 * energy[1] and energy[1] > 1e-9 and np.abs(ringing[18_000:]).max() < 1e-5
+    chord = tone(440, 2.0) + tone(3_000, 2.0)
+    noise = steady(np.random.default_rng(0), chord)
+    halves = [np.abs(np.fft.rfft(half * np.hanning(len(half)))) for half in (noise[:32_000], noise[32_000:])]
+    assert all({440, 3_000} <= set(np.argsort(half)[-6:].tolist()) for half in halves)
     noises = [machine_noise(np.random.default_rng(seed), 64_000, RATE) for seed in range(6)]
     assert all(np.isfinite(noise).all() and noise.dtype == np.float32 and noise.std() > 0.1 for noise in noises)
 

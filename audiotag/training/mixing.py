@@ -59,6 +59,10 @@ class MixConfig:
     room: float = 0.0  # share of clips heard in a made room
     decay_s: tuple[float, float] = (0.1, 1.5)  # of a room, to -60 dB
     machine: float = 0.0  # share of clips with a made machine or traffic under them
+    scene: float = 0.0  # share of clips in which four to eight tracks sound together
+    texture: float = 0.0  # share of clips with a track's spectrum as steady noise under them
+    equalised: float = 0.0  # share of coloured clips with a random smooth frequency response
+    response_db: float = 10.0  # of it, at most
 
 
 class Mixer:
@@ -87,6 +91,13 @@ class Mixer:
                 other = self._track(rng, samples)
                 level = _rms(x) / max(_rms(other), 1e-6) if _rms(x) > 1e-5 else 1.0
                 x = x + other * level * _db(rng.uniform(-c.level_difference_db, c.level_difference_db))
+        if rng.random() < c.scene:
+            for _ in range(int(rng.integers(2, 7))):
+                other = self._track(rng, samples)
+                x = x + other * (max(_rms(x), 1e-4) / max(_rms(other), 1e-6) * _db(rng.uniform(-15, 3)))
+        if rng.random() < c.texture:
+            noise = steady(rng, self._track(rng, samples))
+            x = x + noise * (max(_rms(x), 1e-4) * _db(rng.uniform(-12, 9)) / max(_rms(noise), 1e-9))
         if rng.random() < c.coloured:
             x = self._coloured(rng, x)
         if rng.random() < c.noise:
@@ -115,6 +126,10 @@ class Mixer:
         spectrum *= 10 ** (place * rng.uniform(-c.tilt_db, c.tilt_db) / 20)
         if rng.random() < 0.5:
             spectrum *= power_law(len(spectrum), rng.uniform(-0.3, 0.8))
+        if rng.random() < c.equalised:
+            octaves = np.log2(np.arange(1, len(spectrum) + 1, dtype=np.float32))
+            points = rng.uniform(-c.response_db, c.response_db, 12)
+            spectrum *= 10 ** (np.interp(octaves, np.linspace(7, octaves[-1], 12), points).astype(np.float32) / 20)
         if rng.random() < 0.6:
             limit_hz = rng.uniform(c.lowest_band_limit_hz, self.sample_rate_hz / 2)
             if rng.random() < c.common_limits:
@@ -191,6 +206,16 @@ def machine_noise(rng: np.random.Generator, samples: int, sample_rate_hz: int) -
     beat = 0.5 + 0.5 * np.sin(2 * np.pi * (float(np.exp(rng.uniform(np.log(0.1), np.log(15)))) * t + rng.random()))
     noise *= (1 - rng.random() + rng.random() * beat ** rng.integers(1, 9)).astype(np.float32)
     return hum / max(_rms(hum), 1e-9) + noise / max(_rms(noise), 1e-9) * np.float32(_db(rng.uniform(-12, 12)))
+
+
+def steady(rng: np.random.Generator, x: np.ndarray) -> np.ndarray:
+    """Noise that has the spectrum of `x` at all times, louder and softer at a slow random pace."""
+    spectrum = np.fft.rfft(x)
+    spectrum *= np.exp(2j * np.pi * rng.random(len(spectrum), dtype=np.float32)).astype(np.complex64)
+    noise = np.fft.irfft(spectrum, len(x)).astype(np.float32)
+    paces = rng.uniform(-1, 1, int(rng.integers(2, 40)))
+    level = np.interp(np.linspace(0, len(paces) - 1, len(x)), np.arange(len(paces)), paces) * rng.uniform(0, 10)
+    return noise * (10 ** (level / 20)).astype(np.float32)
 
 
 def in_room(rng: np.random.Generator, x: np.ndarray, decay_s: float, sample_rate_hz: int) -> np.ndarray:
