@@ -201,3 +201,20 @@ def test_command_line(bank, teacher, tmp_path, capsys):
     assert json.loads((tmp_path / "run2" / "recipe.json").read_text())["name"] == "features"
     code = main(["train", "evaluate", str(bank), "--checkpoint", str(path), "--out", str(tmp_path / "report")])
     assert code == 0 and "labels: mAP" in capsys.readouterr().out
+
+
+def test_thresholds_are_kept_with_the_checkpoint(bank, teacher, tmp_path, capsys):
+    """A checkpoint held against itself: a threshold for every label that is there often enough."""
+    out = tmp_path / "with.safetensors"
+    command = ["train", "thresholds", str(bank), "--checkpoint", teacher, "--teacher", teacher, "--out", str(out)]
+    assert main([*command, "--clips", "24", "--split", "train"]) == 0
+    assert "labels" in capsys.readouterr().out
+    made, before = load_checkpoint(out), load_checkpoint(teacher)
+    assert made.config == replace(
+        before.config, thresholds=made.config.thresholds, threshold_support=made.config.threshold_support
+    )
+    for name, value in before.state.items():
+        torch.testing.assert_close(made.state[name], value, atol=0, rtol=0, msg=name)
+    assert len(made.config.thresholds) == len(made.config.threshold_support) == 527
+    for threshold, support in zip(made.config.thresholds, made.config.threshold_support, strict=True):
+        assert (threshold is None) == (support < 10 or support == 24)

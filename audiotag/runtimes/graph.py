@@ -137,7 +137,8 @@ class NetworkGraph:
     def _folded(self, prefix: str, eps: float = NORM_EPS) -> tuple[np.ndarray, np.ndarray]:
         """Scale and shift that a batch norm applies per channel."""
         weight, bias, mean, variance = (
-            self.state[f"{prefix}.{name}"].astype(np.float64) for name in ("weight", "bias", "running_mean", "running_var")
+            self.state[f"{prefix}.{name}"].astype(np.float64)
+            for name in ("weight", "bias", "running_mean", "running_var")
         )
         scale = weight / np.sqrt(variance + eps)
         return scale, bias - mean * scale

@@ -79,6 +79,17 @@ def add_parser(subparsers: Any) -> None:
     evaluate.add_argument("--batch-size", type=int, default=8)
     evaluate.set_defaults(run=run_evaluate)
 
+    thresholds = commands.add_parser(
+        "thresholds", help="write a checkpoint again with each label's threshold of best F1 against a teacher"
+    )
+    thresholds.add_argument("banks", nargs="+", metavar="BANK", help="folder made by `audiotag train prepare`")
+    thresholds.add_argument("--checkpoint", required=True, metavar="CHECKPOINT", help="name, folder or file")
+    thresholds.add_argument("--teacher", required=True, metavar="CHECKPOINT", help="whose scores say what is there")
+    thresholds.add_argument("--split", default="val", help="pieces of this split of the banks' index")
+    thresholds.add_argument("--clips", type=int, default=4_000, help="mixtures of those pieces that both score")
+    thresholds.add_argument("--out", required=True, metavar="FILE", help="the .safetensors file to write")
+    thresholds.set_defaults(run=run_thresholds)
+
 
 def run_prepare(args: argparse.Namespace) -> int:
     from .prepare import prepare_bank
@@ -124,4 +135,15 @@ def run_evaluate(args: argparse.Namespace) -> int:
         batch_size=args.batch_size,
     )
     print(report.summary())
+    return 0
+
+
+def run_thresholds(args: argparse.Namespace) -> int:
+    from .thresholds import add_thresholds
+
+    made = add_thresholds(
+        args.banks, args.checkpoint, args.out, teacher=args.teacher, split=args.split, clips=args.clips
+    )
+    kept = [f1 for f1 in made.f1 if f1 is not None]
+    print(f"{args.out}: thresholds for {len(kept)} of {len(made.score)} labels")
     return 0
