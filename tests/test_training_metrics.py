@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 import pytest
-from sklearn.metrics import average_precision_score, roc_auc_score
+from sklearn.metrics import average_precision_score, f1_score, roc_auc_score
 
 from audiotag.errors import InvalidInputError
 from audiotag.training import metrics
@@ -54,3 +54,25 @@ def test_agreement_by_hand():
 def test_metrics_refuse_what_has_no_meaning(targets, scores):
     with pytest.raises(InvalidInputError):
         metrics.label_metrics(targets, scores)
+
+
+def test_thresholds_are_those_of_the_best_f1():
+    """Against every threshold tried, with scikit-learn's F1."""
+    rng = np.random.default_rng(0)
+    targets = rng.random((60, 6)) < [0.3, 0.5, 0.1, 0.9, 0.0, 1.0]
+    scores = np.round(np.where(targets, 0.2, 0.0) + rng.random((60, 6)) * 0.8, 1)  # with equal scores
+    found = metrics.best_f1_thresholds(targets, scores, min_positives=3)
+    assert found.support == tuple(targets.sum(0))
+    assert found.score[4] is None and found.score[5] is None and found.f1[4] is None
+    for label in range(4):
+        tried = [f1_score(targets[:, label], scores[:, label] >= t) for t in np.arange(0, 1.05, 0.05)]
+        assert found.f1[label] == pytest.approx(max(tried))
+        assert f1_score(targets[:, label], scores[:, label] >= found.score[label]) == pytest.approx(max(tried))
+    assert metrics.best_f1_thresholds(targets, scores, min_positives=61).score == (None,) * 6
+
+
+def test_a_threshold_lies_between_the_scores_it_parts():
+    found = metrics.best_f1_thresholds(
+        np.array([[1], [1], [0], [0]]), np.array([[0.9], [0.6], [0.2], [0.1]]), min_positives=1
+    )
+    assert found.score == (pytest.approx(0.4),) and found.f1 == (1.0,)

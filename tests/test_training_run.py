@@ -5,16 +5,17 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import soundfile
 import torch
 
 from audiotag.checkpoints.load import load_checkpoint
 from audiotag.cli import main
 from audiotag.config import CheckpointConfig, NetworkConfig
-from audiotag.errors import InvalidInputError
+from audiotag.errors import InvalidInputError, MissingDependencyError
 from audiotag.networks.build import build_network
-from audiotag.training.bank import MixConfig
 from audiotag.training.evaluate import plot_log
-from audiotag.training.recipes import Phase, Recipe
+from audiotag.training.mixing import MixConfig
+from audiotag.training.recipes import Phase, Recipe, recipe
 from audiotag.training.run import distil, export, read_log
 
 pytest.importorskip("lightning", reason="training runs need Lightning: pip install audiotag-dymn[train]")
@@ -53,15 +54,20 @@ def teacher(tmp_path_factory):
     return str(export(build_network(TEACHER), config, {}, tmp_path_factory.mktemp("teacher") / "t.safetensors"))
 
 
-def phase(objective, steps=2):
-    return Phase(objective, steps, clip_s=0.5, batch_size=2, learning_rate=1e-3, warmup_steps=1)
+def phase(objective, steps=2, **options):
+    return Phase(objective, steps, clip_s=0.5, batch_size=2, learning_rate=1e-3, warmup_steps=1, **options)
 
 
 FEATURES = Recipe(
     "features",
     STUDENT,
-    tuple(map(phase, ("blocks", "halves", "whole"))),
-    temperature_steps=4,
+    (
+        phase("gates", first_block=3, fresh_clips=1, pool=4),
+        phase("whole", 3, first_block=10, fresh_clips=1, pool=4),
+        phase("whole", first_block=3, first_kernel_block=10),
+    ),
+    inherit=True,
+    temperature_start=1.0,
     ema_decay=0.9,
     gradient_clip=1.0,
 )
@@ -111,12 +117,61 @@ def test_a_stopped_run_goes_on_as_if_nothing_had_happened(bank, teacher, tmp_pat
     assert read_log(tmp_path / "parts")["loss"] == read_log(tmp_path / "whole")["loss"]
 
 
-@pytest.mark.parametrize("frozen", [True, False])
-def test_frozen_norms_keep_their_statistics(bank, teacher, tmp_path, frozen):
-    only = Recipe("frozen", STUDENT, (replace(phase("whole"), frozen_norms=frozen),))
+@pytest.mark.parametrize("inherit", [True, False])
+def test_inherited_norms_keep_their_statistics(bank, teacher, tmp_path, inherit):
+    only = Recipe("norms", STUDENT, (phase("whole"),), inherit=inherit)
     state = load_checkpoint(run(bank, tmp_path / "run", only, teacher)).state
-    means = torch.cat([value for name, value in state.items() if name.endswith("running_mean")])
-    assert (means == 0).all() == frozen
+    theirs = load_checkpoint(teacher).state
+    means = [value for name, value in state.items() if name.endswith("depth_norm.running_mean")]
+    static = [value for name, value in theirs.items() if name.endswith("block.1.1.running_mean")]
+    assert len(means) == 15 and static
+    assert all(bool((value == 0).all()) == inherit for value in means)  # as the untrained teacher's
+
+
+def test_a_run_can_be_repeated_from_its_own_file(bank, teacher, tmp_path):
+    begin = run(bank, tmp_path / "first", replace(FEATURES, phases=FEATURES.phases[:1]), teacher)
+    options = {"begin": str(begin), "seed": 3}
+    again = run([bank, bank], tmp_path / "second", FEATURES, teacher, **options)
+    file = str(tmp_path / "second" / "recipe.json")
+    third = distil([bank, bank], tmp_path / "third", recipe=file, teachers=[teacher], accelerator="cpu", **options)
+    for name, value in load_checkpoint(again).state.items():
+        torch.testing.assert_close(load_checkpoint(third).state[name], value, atol=0, rtol=0, msg=name)
+    with pytest.raises(InvalidInputError, match="trains"):
+        run(bank, tmp_path / "other", FEATURES, teacher, begin=teacher)
+
+
+def test_recipe_paper_runs_on_a_bank_prepared_with_its_teacher(teacher, tmp_path):
+    """Scores are stored when the bank is made; what cannot be decoded without an extra is left out, not fatal."""
+    folder = tmp_path / "audio"
+    folder.mkdir()
+    for hz in (300, 900):
+        soundfile.write(folder / f"{hz}.wav", 0.3 * np.sin(2 * np.pi * hz * np.arange(16_000) / 32_000), 32_000)
+    (tmp_path / "labels.csv").write_text("id,label\n300,Speech\n900,Sine wave\n")
+    command = ["train", "prepare", str(folder), "--out", str(tmp_path / "bank"), "--teacher", teacher]
+    assert main([*command, "--labels", str(tmp_path / "labels.csv")]) == 0
+    logits = np.load(tmp_path / "bank" / "teacher_logits.npy")
+    assert logits.shape == (2, 527) and np.isfinite(logits).all()
+    paper = recipe("paper")
+    tiny = replace(paper, network=STUDENT, phases=(replace(paper.phases[0], steps=2, batch_size=2, clip_s=0.5),))
+    path = distil(tmp_path / "bank", tmp_path / "run", recipe=tiny, accelerator="cpu", precision="32-true")
+    assert load_checkpoint(path).config.network == STUDENT
+
+
+def test_a_format_that_needs_an_extra_is_left_out(tmp_path, monkeypatch):
+    from audiotag.training import prepare
+
+    soundfile.write(tmp_path / "a.wav", np.zeros(8_000), 32_000)
+    (tmp_path / "b.m4a").write_bytes(b"....ftypM4A ")
+    real = prepare.load_audio
+
+    def without_pyav(content, **options):
+        if content[4:8] == b"ftyp":
+            raise MissingDependencyError("install audiotag-dymn[media]")
+        return real(content, **options)
+
+    monkeypatch.setattr(prepare, "load_audio", without_pyav)
+    assert prepare.prepare_bank([tmp_path], tmp_path / "bank") == 1
+    assert "b.m4a: install" in (tmp_path / "bank" / "left_out.txt").read_text()
 
 
 def test_run_folders_are_not_overwritten(bank, teacher, tmp_path):
@@ -139,10 +194,27 @@ def test_a_student_learns_the_scores_of_its_teacher(bank, tmp_path):
 
 
 def test_command_line(bank, teacher, tmp_path, capsys):
-    command = ["train", "distill", str(bank), "--recipe", "open", "--out", str(tmp_path / "run")]
+    command = ["train", "distil", str(bank), "--recipe", "open", "--out", str(tmp_path / "run")]
     assert main([*command, "--steps-scale", "1e-9"]) == 2  # the recipe mixes, so it needs a teacher
     assert "teacher" in capsys.readouterr().err
     path = run(bank, tmp_path / "run2", FEATURES, teacher)
     assert json.loads((tmp_path / "run2" / "recipe.json").read_text())["name"] == "features"
     code = main(["train", "evaluate", str(bank), "--checkpoint", str(path), "--out", str(tmp_path / "report")])
     assert code == 0 and "labels: mAP" in capsys.readouterr().out
+
+
+def test_thresholds_are_kept_with_the_checkpoint(bank, teacher, tmp_path, capsys):
+    """A checkpoint held against itself: a threshold for every label that is there often enough."""
+    out = tmp_path / "with.safetensors"
+    command = ["train", "thresholds", str(bank), "--checkpoint", teacher, "--teacher", teacher, "--out", str(out)]
+    assert main([*command, "--clips", "24", "--split", "train"]) == 0
+    assert "labels" in capsys.readouterr().out
+    made, before = load_checkpoint(out), load_checkpoint(teacher)
+    assert made.config == replace(
+        before.config, thresholds=made.config.thresholds, threshold_support=made.config.threshold_support
+    )
+    for name, value in before.state.items():
+        torch.testing.assert_close(made.state[name], value, atol=0, rtol=0, msg=name)
+    assert len(made.config.thresholds) == len(made.config.threshold_support) == 527
+    for threshold, support in zip(made.config.thresholds, made.config.threshold_support, strict=True):
+        assert (threshold is None) == (support < 10 or support == 24)

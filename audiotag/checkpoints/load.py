@@ -7,7 +7,7 @@ import logging
 import os
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -149,10 +149,16 @@ def _refuse_revision(revision: str | None, why: str) -> None:
 
 
 def load_entry(entry: Entry, known: Manifest, access: Access = Access()) -> Checkpoint:
-    """Load a checkpoint of the manifest, with the manifest's configuration whatever the file says."""
+    """Load a checkpoint of the manifest, with the manifest's configuration; thresholds are the file's."""
     got = fetch_entry(entry, known, access)
-    state = read_safetensors(got.path)[0] if got.path.suffix == ".safetensors" else read_pt(got.path)
-    return Checkpoint(entry.config, state, got.origin, entry_card(entry, known))
+    if got.path.suffix != ".safetensors":
+        return Checkpoint(entry.config, read_pt(got.path), got.origin, entry_card(entry, known))
+    state, metadata = read_safetensors(got.path)
+    config = entry.config
+    if HEADER_KEY in metadata:
+        told, _ = parse_config(metadata[HEADER_KEY], f"{got.path}, header")
+        config = replace(config, thresholds=told.thresholds, threshold_support=told.threshold_support)
+    return Checkpoint(config, state, got.origin, entry_card(entry, known))
 
 
 def entry_card(entry: Entry, known: Manifest) -> dict[str, Any]:

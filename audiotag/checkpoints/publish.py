@@ -79,7 +79,7 @@ def put_in_package(
 ) -> Manifest:
     """Write the built-in checkpoint into the package; returns the manifest that records its digest and facts.
 
-    The tensors are those of `file`, in its precision; configuration and facts in the header become the manifest's.
+    The tensors are those of `file`, in its precision; facts in the header become the manifest's, thresholds stay there.
 
     Parameters
     ----------
@@ -97,17 +97,19 @@ def put_in_package(
     """
     entry = known.entry(known.default)
     checkpoint = load_checkpoint(file)
-    if replace(checkpoint.config, name=entry.name) != entry.config:
+    told = checkpoint.config
+    if replace(told, name=entry.name, thresholds=None, threshold_support=None) != entry.config:
         raise CheckpointError(f"{file}: its configuration {checkpoint.config} is not the manifest's {entry.config}")
     names = [f.name for f in fields(Entry) if f.name not in ("name", "config", "sources")]
     if unknown := sorted(set(facts) - set(names)):
         raise InvalidInputError(f"facts must be among {', '.join(names)}, got {', '.join(unknown)}")
-    told = {name: checkpoint.card[name] for name in names if name in checkpoint.card} | dict(facts)
-    entry = replace(entry, **told)
+    known_facts = {name: checkpoint.card[name] for name in names if name in checkpoint.card} | dict(facts)
+    entry = replace(entry, **known_facts)
     source = next(source for source in entry.sources if source.kind == "package")
     target = destination or package_path(source)
     state, _ = read_safetensors(file)
-    save_weights(target, state, entry.config, checkpoint.card | entry.card())
+    config = replace(entry.config, thresholds=told.thresholds, threshold_support=told.threshold_support)
+    save_weights(target, state, config, checkpoint.card | entry.card())
     found = digests(target)
     return with_source(with_entry(known, entry), entry.name, replace(source, size=found.size, sha256=found.sha256))
 

@@ -1,7 +1,8 @@
-"""Audio to learn from: pieces decoded once to a memory map, sampled by rarity, mixed into endless fresh clips."""
+"""Audio to learn from: pieces decoded once to a memory map, tables of labels and of a teacher's logits beside it."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,38 +15,49 @@ PCM_TYPE, PCM_SCALE = "<i2", 32_768.0
 SHORTEST_SAMPLES = 800  # a shorter piece is a click; it is never drawn
 
 
+LABELS_FILE, LOGITS_FILE = "labels.npy", "teacher_logits.npy"
+
+
 @dataclass(frozen=True)
 class PieceBank:
-    """Mono pieces of audio, one after the other in a file of 16-bit integers.
+    """Mono pieces of audio, one after the other in files of 16-bit integers.
 
     Parameters
     ----------
-    pcm : ndarray
-        (samples,), int16, usually a memory map.
-    start, length : ndarray
-        (pieces,), int64, where each piece lies in `pcm`, in samples.
+    pcm : tuple of ndarray
+        (samples,), int16, usually memory maps: one for each folder.
+    file, start, length : ndarray
+        (pieces,), int64: which of `pcm` holds each piece, and where, in samples.
     """
 
-    pcm: np.ndarray
+    pcm: tuple[np.ndarray, ...]
+    file: np.ndarray
     start: np.ndarray
     length: np.ndarray
 
     @classmethod
-    def open(cls, folder: str | Path) -> PieceBank:
-        """Open the bank in `folder`, as `audiotag.training.prepare` makes it.
+    def open(cls, *folders: str | Path) -> PieceBank:
+        """Open the banks in `folders`, as `audiotag.training.prepare` makes them, as one.
 
         Raises
         ------
         InvalidInputError
-            If there is none.
+            If a folder holds none.
         """
-        places, pcm = Path(folder) / PLACES_FILE, Path(folder) / PCM_FILE
-        if not places.is_file() or not pcm.is_file():
-            raise InvalidInputError(
-                f"{folder}: no bank of pieces (no {PLACES_FILE} and {PCM_FILE}); make one with `audiotag train prepare`"
-            )
-        with np.load(places) as place:
-            return cls(np.memmap(pcm, dtype=PCM_TYPE, mode="r"), place["start"], place["length"])
+        pcm, starts, lengths = [], [], []
+        for folder in folders:
+            places, samples = Path(folder) / PLACES_FILE, Path(folder) / PCM_FILE
+            if not places.is_file() or not samples.is_file():
+                raise InvalidInputError(
+                    f"{folder}: no bank of pieces (no {PLACES_FILE} and {PCM_FILE}); "
+                    "make one with `audiotag train prepare`"
+                )
+            pcm.append(np.memmap(samples, dtype=PCM_TYPE, mode="r"))
+            with np.load(places) as place:
+                starts.append(place["start"])
+                lengths.append(place["length"])
+        file = np.repeat(np.arange(len(pcm)), [len(start) for start in starts])
+        return cls(tuple(pcm), file, np.concatenate(starts), np.concatenate(lengths))
 
     def __len__(self) -> int:
         return len(self.start)
@@ -53,165 +65,38 @@ class PieceBank:
     def __getitem__(self, index: int) -> np.ndarray:
         """Piece `index` as float32 in [-1, 1)."""
         begin = int(self.start[index])
-        return self.pcm[begin : begin + int(self.length[index])].astype(np.float32) / PCM_SCALE
+        return self.pcm[self.file[index]][begin : begin + int(self.length[index])].astype(np.float32) / PCM_SCALE
 
     def subset(self, indices: np.ndarray) -> PieceBank:
         """The pieces at `indices`, on the same audio."""
-        return PieceBank(self.pcm, self.start[indices], self.length[indices])
+        return PieceBank(self.pcm, self.file[indices], self.start[indices], self.length[indices])
 
 
-def rarity_weights(scores: np.ndarray, *, smoothing: float = 1.0) -> np.ndarray:
-    """Sampling probabilities that give every label about the same presence.
+def read_split(folders: Sequence[str | Path], split: str) -> np.ndarray:
+    """Indices of the pieces of `PieceBank.open(*folders)` that belong to a split.
 
-    Parameters
-    ----------
-    scores : ndarray
-        (pieces, labels), in [0, 1]: labels, or a teacher's scores.
-    smoothing : float
-        Added to each label's total score, so that a label hardly ever present does not dominate.
-
-    Returns
-    -------
-    ndarray
-        (pieces,), float64, summing to 1: sum_c score_c / (total_c + smoothing), normalised.
+    Raises
+    ------
+    InvalidInputError
+        If no piece does; the message lists the splits there are.
     """
-    if scores.ndim != 2 or not len(scores):
-        raise InvalidInputError(f"scores must be (pieces, labels) with at least one piece, got {scores.shape}")
-    weights = (scores / (scores.sum(0, dtype=np.float64) + smoothing)).sum(1)
-    return weights / weights.sum()
+    found = []
+    for folder in folders:
+        with np.load(Path(folder) / PLACES_FILE) as places:
+            found.append(places["split"])
+    splits = np.concatenate(found)
+    picks = np.flatnonzero(splits == split)
+    if not len(picks):
+        raise InvalidInputError(
+            f"{', '.join(map(str, folders))}: no piece of split {split!r}; "
+            f"there are {', '.join(sorted(set(splits.tolist())))}"
+        )
+    return picks
 
 
-@dataclass(frozen=True)
-class MixConfig:
-    """How fresh clips are made from pieces; probabilities in [0, 1], levels in dB."""
-
-    second_piece: float = 0.6  # share of clips with another piece mixed in
-    third_piece: float = 0.1
-    level_difference_db: float = 10.0  # of the mixed-in piece, uniform in +- this
-    gain_db: tuple[float, float] = (-14.0, 6.0)
-    repeat: float = 0.7  # a short piece is repeated (else followed by other pieces)
-    speed: float = 0.4  # share of tracks played faster or slower
-    speed_range: tuple[float, float] = (0.75, 1.33)
-    coloured: float = 0.35  # share of clips with a tilted spectrum, a band limit, or both
-    lowest_band_limit_hz: float = 3_000.0
-    tilt_db: float = 12.0  # from one end of the spectrum to the other, at most
-    noise: float = 0.2  # share of clips with coloured noise under them
-    noise_level_db: tuple[float, float] = (-30.0, 6.0)  # against the clip's own level
-    synthetic: float = 0.04  # silence, noise, tones
-    quiet: float = 0.03  # scaled far down
-    clipped: float = 0.02
-
-
-class Mixer:
-    """Draws clips: `clips(rng, count, samples)` gives (count, samples) float32, the same for the same generator."""
-
-    def __init__(
-        self, bank: PieceBank, weights: np.ndarray, config: MixConfig = MixConfig(), *, sample_rate_hz: int = 32_000
-    ) -> None:
-        if len(weights) != len(bank):
-            raise InvalidInputError(f"weights must be one per piece: got {len(weights)} for {len(bank)} pieces")
-        if not np.any((weights > 0) & (bank.length >= SHORTEST_SAMPLES)):
-            raise InvalidInputError(f"no piece with a weight above 0 is as long as {SHORTEST_SAMPLES} samples")
-        self.bank, self.config, self.sample_rate_hz = bank, config, sample_rate_hz
-        self.cumulative = np.cumsum(weights / weights.sum())
-
-    def clips(self, rng: np.random.Generator, count: int, samples: int) -> np.ndarray:
-        return np.stack([self._clip(rng, samples) for _ in range(count)])
-
-    def _clip(self, rng: np.random.Generator, samples: int) -> np.ndarray:
-        c = self.config
-        if rng.random() < c.synthetic:
-            return synthetic_clip(rng, samples, self.sample_rate_hz)
-        x = self._track(rng, samples)
-        for share in (c.second_piece, c.third_piece):
-            if rng.random() < share:
-                other = self._track(rng, samples)
-                level = _rms(x) / max(_rms(other), 1e-6) if _rms(x) > 1e-5 else 1.0
-                x = x + other * level * _db(rng.uniform(-c.level_difference_db, c.level_difference_db))
-        if rng.random() < c.coloured:
-            x = self._coloured(rng, x)
-        if rng.random() < c.noise:
-            noise = coloured_noise(rng, samples, rng.uniform(0.0, 1.6))
-            x = x + noise * (_rms(x) * _db(rng.uniform(*c.noise_level_db)) / max(_rms(noise), 1e-9))
-        peak = float(np.abs(x).max())
-        if peak > 1:
-            x = x / peak
-        gain = _db(rng.uniform(*c.gain_db))
-        if rng.random() < c.quiet:
-            gain *= _db(rng.uniform(-50, -20))
-        if rng.random() < c.clipped:
-            gain *= _db(rng.uniform(6, 24))
-        return np.clip(x * gain, -1, 1).astype(np.float32)
-
-    def _coloured(self, rng: np.random.Generator, x: np.ndarray) -> np.ndarray:
-        """What other microphones, rooms and rates do to a spectrum; most audio has been through a low-pass."""
-        c = self.config
-        spectrum = np.fft.rfft(x)
-        place = np.linspace(-0.5, 0.5, len(spectrum), dtype=np.float32)
-        spectrum *= 10 ** (place * rng.uniform(-c.tilt_db, c.tilt_db) / 20)
-        if rng.random() < 0.5:
-            spectrum *= power_law(len(spectrum), rng.uniform(-0.3, 0.8))
-        if rng.random() < 0.6:
-            limit_hz = rng.uniform(c.lowest_band_limit_hz, self.sample_rate_hz / 2)
-            spectrum[int(limit_hz / (self.sample_rate_hz / 2) * len(spectrum)) :] = 0
-        return np.fft.irfft(spectrum, len(x)).astype(np.float32)
-
-    def _piece(self, rng: np.random.Generator) -> np.ndarray:
-        while True:
-            piece = self.bank[min(int(np.searchsorted(self.cumulative, rng.random())), len(self.bank) - 1)]
-            if len(piece) < SHORTEST_SAMPLES:
-                continue
-            if rng.random() < self.config.speed:
-                rate = np.exp(rng.uniform(*np.log(self.config.speed_range)))
-                places = np.arange(0, len(piece) - 1, rate)
-                piece = np.interp(places, np.arange(len(piece)), piece).astype(np.float32)
-            return piece
-
-    def _track(self, rng: np.random.Generator, samples: int) -> np.ndarray:
-        """One piece filling the clip: cut if long, else repeated or strung together with others, at a random turn."""
-        piece = self._piece(rng)
-        if len(piece) >= samples:
-            at = int(rng.integers(0, len(piece) - samples + 1))
-            return piece[at : at + samples]
-        if rng.random() < self.config.repeat:
-            return np.roll(np.resize(piece, samples), int(rng.integers(0, samples)))
-        parts, total = [piece], len(piece)
-        while total < samples:
-            parts.append(self._piece(rng))
-            total += len(parts[-1])
-        return np.roll(np.concatenate(parts)[:samples], int(rng.integers(0, samples)))
-
-
-def synthetic_clip(rng: np.random.Generator, samples: int, sample_rate_hz: int) -> np.ndarray:
-    """Silence, near-silence, coloured noise or a tone: what every tagger meets and no sound library holds."""
-    kind = rng.integers(0, 4)
-    if kind == 0:
-        return (rng.standard_normal(samples) * rng.choice([0.0, 1e-5, 1e-4])).astype(np.float32)
-    if kind == 1:
-        noise = coloured_noise(rng, samples, rng.uniform(0.0, 1.6))
-        return noise / np.abs(noise).max() * np.float32(_db(rng.uniform(-50, 0)))
-    t = np.arange(samples) / sample_rate_hz
-    hz = np.exp(rng.uniform(np.log(60), np.log(10_000)))
-    phase = 2 * np.pi * hz * t
-    wave = np.sin(phase) if kind == 2 else np.sign(np.sin(phase)) * 0.5
-    return (wave * _db(rng.uniform(-40, 0))).astype(np.float32)
-
-
-def power_law(bins: int, exponent: float) -> np.ndarray:
-    """Amplitudes f^-exponent of a spectrum's bins, flat below 0.002 of the band and 1 at a tenth of it."""
-    place = np.maximum(np.arange(bins, dtype=np.float32) / bins, 0.002) / 0.1
-    return place ** np.float32(-exponent)
-
-
-def coloured_noise(rng: np.random.Generator, samples: int, exponent: float) -> np.ndarray:
-    """Noise with amplitudes f^-exponent (0 white, 0.5 pink, 1 brown), float32, of any level."""
-    spectrum = np.fft.rfft(rng.standard_normal(samples, dtype=np.float32))
-    return np.fft.irfft(spectrum * power_law(len(spectrum), exponent), samples).astype(np.float32)
-
-
-def _rms(x: np.ndarray) -> float:
-    return float(np.sqrt(np.mean(np.square(x))))
-
-
-def _db(level: float) -> float:
-    return float(10 ** (level / 20))
+def read_table(folders: Sequence[str | Path], name: str) -> np.ndarray | None:
+    """``labels.npy`` or ``teacher_logits.npy`` of all banks together, (pieces, labels); None where a bank lacks it."""
+    paths = [Path(folder) / name for folder in folders]
+    if not all(path.is_file() for path in paths):
+        return None
+    return np.concatenate([np.load(path, allow_pickle=False) for path in paths])

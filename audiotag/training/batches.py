@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -11,34 +10,9 @@ from torch import Tensor
 from torch.utils.data import IterableDataset, get_worker_info
 
 from ..errors import InvalidInputError
-from .bank import Mixer, PieceBank, rarity_weights
-from .recipes import Recipe
-
-LABELS_FILE, LOGITS_FILE = "labels.npy", "teacher_logits.npy"
-
-
-def read_split(folder: str | Path, split: str) -> np.ndarray:
-    """Indices of a bank's pieces that belong to a split.
-
-    Raises
-    ------
-    InvalidInputError
-        If no piece does; the message lists the splits there are.
-    """
-    with np.load(Path(folder) / "pieces.npz") as places:
-        splits = places["split"]
-    found = np.flatnonzero(splits == split)
-    if not len(found):
-        raise InvalidInputError(
-            f"{folder}: no piece of split {split!r}; there are {', '.join(sorted(set(splits.tolist())))}"
-        )
-    return found
-
-
-def read_table(folder: str | Path, name: str) -> np.ndarray | None:
-    """``labels.npy`` or ``teacher_logits.npy`` of a bank, (pieces, labels), or None."""
-    path = Path(folder) / name
-    return np.load(path, allow_pickle=False) if path.is_file() else None
+from .bank import LOGITS_FILE, PieceBank
+from .mixing import Mixer, rarity_weights
+from .recipes import Phase, Recipe
 
 
 class Batches(IterableDataset):
@@ -66,7 +40,10 @@ class Batches(IterableDataset):
         sample_rate_hz: int = 32_000,
     ) -> None:
         if recipe.offline and logits is None:
-            raise InvalidInputError(f"recipe {recipe.name} needs the teacher's logits of every piece in {LOGITS_FILE}")
+            raise InvalidInputError(
+                f"recipe {recipe.name} needs the teacher's logits of every piece in {LOGITS_FILE}: "
+                "give `audiotag train prepare` the teacher"
+            )
         if recipe.label_share and labels is None:
             raise InvalidInputError(f"recipe {recipe.name} needs labels: give `audiotag train prepare` a table of them")
         self.recipe, self.seed, self.process, self.sample_rate_hz = recipe, seed, process, sample_rate_hz
@@ -88,13 +65,19 @@ class Batches(IterableDataset):
             yield self.batch(step)
             step += stride
 
+    def clips(self, step: int, phase: Phase) -> Tensor:
+        """The new clips of a step of a phase, (clips, samples)."""
+        rng = np.random.default_rng([self.seed, self.process, step])
+        clips = self.mixer.clips(rng, phase.new_clips, round(phase.clip_s * self.sample_rate_hz))
+        return torch.from_numpy(clips)
+
     def batch(self, step: int) -> dict[str, Tensor]:
-        """The batch of a step."""
+        """The batch of a step: of a phase with a pool, its new clips."""
         phase, _ = self.recipe.at(step)
+        if not self.recipe.offline:
+            return {"waveform": self.clips(step, phase)}
         rng = np.random.default_rng([self.seed, self.process, step])
         samples = round(phase.clip_s * self.sample_rate_hz)
-        if not self.recipe.offline:
-            return {"waveform": torch.from_numpy(self.mixer.clips(rng, phase.batch_size, samples))}
         picks = rng.choice(len(self.bank), phase.batch_size, p=self.weights / self.weights.sum())
         waveforms = np.stack([self._whole(rng, int(pick), samples) for pick in picks])
         batch = {"waveform": torch.from_numpy(waveforms)}

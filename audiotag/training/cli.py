@@ -25,17 +25,27 @@ def add_parser(subparsers: Any) -> None:
     prepare.add_argument(
         "--max-s", type=float, default=10.0, help="longer recordings are cut into pieces of this many seconds"
     )
+    prepare.add_argument(
+        "--teacher",
+        metavar="CHECKPOINT",
+        help="store this one's scores of every piece: they balance the drawing, and recipe paper learns from them",
+    )
     prepare.set_defaults(run=run_prepare)
 
-    distil = commands.add_parser("distill", help="train a network to give a teacher's scores")
-    distil.add_argument("bank", metavar="BANK", help="folder made by `audiotag train prepare`")
-    distil.add_argument("--recipe", default="open", help="named recipe: open, paper")
+    distil = commands.add_parser("distil", help="train a network to give a teacher's scores")
+    distil.add_argument("banks", nargs="+", metavar="BANK", help="folder made by `audiotag train prepare`")
+    distil.add_argument(
+        "--recipe", default="open", help="open, paper, or a JSON file such as another run's recipe.json"
+    )
     distil.add_argument(
         "--teacher",
         action="append",
         default=[],
         metavar="CHECKPOINT",
         help="name, folder or file; several are averaged",
+    )
+    distil.add_argument(
+        "--begin", metavar="CHECKPOINT", help="begin with this checkpoint's weights (default: random ones)"
     )
     distil.add_argument(
         "--out", required=True, metavar="FOLDER", help="run folder: states to resume from, logs, exports"
@@ -57,7 +67,7 @@ def add_parser(subparsers: Any) -> None:
     distil.set_defaults(run=run_distil)
 
     evaluate = commands.add_parser("evaluate", help="mAP, AUC and d-prime on labelled pieces, agreement with a teacher")
-    evaluate.add_argument("bank", metavar="BANK", help="folder made by `audiotag train prepare`")
+    evaluate.add_argument("banks", nargs="+", metavar="BANK", help="folder made by `audiotag train prepare`")
     evaluate.add_argument(
         "--checkpoint", default=None, metavar="CHECKPOINT", help="name, folder or file (default: the built-in one)"
     )
@@ -69,11 +79,24 @@ def add_parser(subparsers: Any) -> None:
     evaluate.add_argument("--batch-size", type=int, default=8)
     evaluate.set_defaults(run=run_evaluate)
 
+    thresholds = commands.add_parser(
+        "thresholds", help="write a checkpoint again with each label's threshold of best F1 against a teacher"
+    )
+    thresholds.add_argument("banks", nargs="+", metavar="BANK", help="folder made by `audiotag train prepare`")
+    thresholds.add_argument("--checkpoint", required=True, metavar="CHECKPOINT", help="name, folder or file")
+    thresholds.add_argument("--teacher", required=True, metavar="CHECKPOINT", help="whose scores say what is there")
+    thresholds.add_argument("--split", default="val", help="pieces of this split of the banks' index")
+    thresholds.add_argument("--clips", type=int, default=4_000, help="mixtures of those pieces that both score")
+    thresholds.add_argument("--out", required=True, metavar="FILE", help="the .safetensors file to write")
+    thresholds.set_defaults(run=run_thresholds)
+
 
 def run_prepare(args: argparse.Namespace) -> int:
     from .prepare import prepare_bank
 
-    count = prepare_bank(args.sources, args.out, index=args.index, labels=args.labels, max_s=args.max_s)
+    count = prepare_bank(
+        args.sources, args.out, index=args.index, labels=args.labels, teacher=args.teacher, max_s=args.max_s
+    )
     print(f"{count} pieces in {args.out}")
     return 0
 
@@ -82,10 +105,11 @@ def run_distil(args: argparse.Namespace) -> int:
     from .run import distil
 
     exported = distil(
-        args.bank,
+        args.banks,
         args.out,
         recipe=args.recipe,
         teachers=args.teacher,
+        begin=args.begin,
         resume=args.resume,
         steps_scale=args.steps_scale,
         seed=args.seed,
@@ -103,7 +127,7 @@ def run_evaluate(args: argparse.Namespace) -> int:
     from .evaluate import evaluate_bank
 
     report = evaluate_bank(
-        args.bank,
+        args.banks,
         args.out,
         checkpoint=args.checkpoint,
         teacher=args.teacher,
@@ -111,4 +135,15 @@ def run_evaluate(args: argparse.Namespace) -> int:
         batch_size=args.batch_size,
     )
     print(report.summary())
+    return 0
+
+
+def run_thresholds(args: argparse.Namespace) -> int:
+    from .thresholds import add_thresholds
+
+    made = add_thresholds(
+        args.banks, args.checkpoint, args.out, teacher=args.teacher, split=args.split, clips=args.clips
+    )
+    kept = [f1 for f1 in made.f1 if f1 is not None]
+    print(f"{args.out}: thresholds for {len(kept)} of {len(made.score)} labels")
     return 0

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -15,10 +15,10 @@ from torch import nn
 from ..checkpoints.load import build, load_checkpoint
 from ..config import CheckpointConfig
 from ..errors import InvalidInputError
+from ..files import write_whole
 from ..frontend.logmel import LogMel
 from ..labels.label_set import audioset_labels
-from .bank import PieceBank
-from .batches import LABELS_FILE, LOGITS_FILE, read_split, read_table
+from .bank import LABELS_FILE, LOGITS_FILE, PieceBank, read_split, read_table
 from .metrics import Agreement, LabelMetrics, agreement, label_metrics
 
 
@@ -59,20 +59,29 @@ class Report:
         return "\n".join(lines)
 
 
-@torch.inference_mode()
 def scores_of(network: nn.Module, config: CheckpointConfig, bank: PieceBank, *, batch_size: int = 8) -> np.ndarray:
     """Scores (pieces, labels), float32, of each piece tiled or cut to the checkpoint's window, in eval mode."""
+    return torch.from_numpy(logits_of(network, config, bank, batch_size=batch_size)).sigmoid().numpy()
+
+
+@torch.inference_mode()
+def logits_of(network: nn.Module, config: CheckpointConfig, bank: PieceBank, *, batch_size: int = 8) -> np.ndarray:
+    """Logits (pieces, labels), float32, of each piece tiled or cut to the checkpoint's window, in eval mode."""
     network.eval()
     logmel = LogMel(config.frontend)
     found = []
     for begin in range(0, len(bank), batch_size):
-        pieces = [np.resize(bank[i], config.window_samples) for i in range(begin, min(begin + batch_size, len(bank)))]
-        found.append(network(logmel(torch.from_numpy(np.stack(pieces)))).logits.sigmoid().numpy())
+        pieces = [_window(bank[i], config.window_samples) for i in range(begin, min(begin + batch_size, len(bank)))]
+        found.append(network(logmel(torch.from_numpy(np.stack(pieces)))).logits.numpy())
     return np.concatenate(found)
 
 
+def _window(piece: np.ndarray, samples: int) -> np.ndarray:
+    return np.resize(piece, samples) if len(piece) else np.zeros(samples, np.float32)
+
+
 def evaluate_bank(
-    bank: str | Path,
+    banks: str | Path | Sequence[str | Path],
     out: str | Path,
     *,
     checkpoint: str | None = None,
@@ -89,12 +98,13 @@ def evaluate_bank(
     InvalidInputError
         If the bank has neither labels nor a teacher's scores and no teacher is given, or the split is unknown.
     """
-    picks = read_split(bank, split)
-    pieces = PieceBank.open(bank).subset(picks)
-    targets, logits = read_table(bank, LABELS_FILE), read_table(bank, LOGITS_FILE)
+    folders = [banks] if isinstance(banks, (str, Path)) else list(banks)
+    picks = read_split(folders, split)
+    pieces = PieceBank.open(*folders).subset(picks)
+    targets, logits = read_table(folders, LABELS_FILE), read_table(folders, LOGITS_FILE)
     if targets is None and logits is None and teacher is None:
         raise InvalidInputError(
-            f"{bank} has no labels: give a teacher to compare with, or prepare the bank with a table of labels"
+            f"{folders[0]} has no labels: give a teacher to compare with, or prepare the bank with a table of labels"
         )
     loaded = load_checkpoint(checkpoint)
     scores = scores_of(build(loaded), loaded.config, pieces, batch_size=batch_size)
@@ -113,9 +123,7 @@ def evaluate_bank(
     )
     folder = Path(out)
     folder.mkdir(parents=True, exist_ok=True)
-    part = folder / "report.json.part"
-    part.write_text(json.dumps(report.to_dict(), indent=2) + "\n")
-    os.replace(part, folder / "report.json")
+    write_whole(folder / "report.json", (json.dumps(report.to_dict(), indent=2) + "\n").encode())
     plot_report(report, scores, teacher_scores, folder / "report.png")
     return report
 

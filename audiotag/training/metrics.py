@@ -147,3 +147,42 @@ def _pair(target: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, np.ndarra
     if not target.any():
         raise InvalidInputError("target must hold at least one True")
     return target, scores
+
+
+@dataclass(frozen=True)
+class Thresholds:
+    """For each label the score from which it is taken to be there, and the number of positive clips that rests on.
+
+    score: None where too few clips are positive, or all. f1: at that score, None likewise.
+    """
+
+    score: tuple[float | None, ...]
+    support: tuple[int, ...]
+    f1: tuple[float | None, ...]
+
+
+def best_f1_thresholds(targets: np.ndarray, scores: np.ndarray, *, min_positives: int = 5) -> Thresholds:
+    """Find for each label the threshold with the best F1 of `scores` (clips, labels) against boolean `targets`.
+
+    A threshold lies halfway between the lowest score that it lets in and the next lower one (0 if there is none); of
+    equally good ones the highest is taken.
+    """
+    targets = np.asarray(targets, dtype=bool)
+    if targets.ndim != 2 or targets.shape != np.shape(scores):
+        raise InvalidInputError(
+            f"targets and scores must both be (clips, labels), got {targets.shape} and {np.shape(scores)}"
+        )
+    support = targets.sum(0)
+    found: list[tuple[float | None, float | None]] = []
+    for target, score, positives in zip(targets.T, np.asarray(scores, dtype=np.float64).T, support, strict=True):
+        if positives < max(min_positives, 1) or positives == len(target):
+            found.append((None, None))
+            continue
+        order = np.argsort(-score, kind="stable")
+        ranked, hits = score[order], np.cumsum(target[order])
+        f1 = 2 * hits / (np.arange(1, len(hits) + 1) + positives)
+        below = np.append(ranked[1:], 0.0)
+        f1[ranked == below] = -1.0  # no threshold parts equal scores
+        best = int(f1.argmax())
+        found.append((float(ranked[best] + below[best]) / 2, float(f1[best])))
+    return Thresholds(tuple(t for t, _ in found), tuple(map(int, support)), tuple(f for _, f in found))

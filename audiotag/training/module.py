@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
 from typing import Any, cast
 
 import lightning
@@ -18,13 +20,25 @@ from ..networks.dymn import DyMN
 from ..networks.mobilenet import MN
 from .augment import jittered_frontend, mixup
 from .batches import Batches
-from .feature_maps import TeacherMaps, map_variances, teacher_maps
-from .objectives import check_teacher, ensemble_scores, feature_objective, score_objective
-from .recipes import Recipe
+from .feature_maps import Maps, Variances, map_variances, student_stage, teacher_maps, teacher_stage
+from .inherit import exact_blocks, inherit
+from .objectives import (
+    Losses,
+    check_teacher,
+    ensemble_scores,
+    gates_objective,
+    score_objective,
+    set_trainable,
+    whole_objective,
+)
+from .pool import MapPool
+from .recipes import Phase, Recipe
 from .schedule import rate_factor, temperature_at
 
-SCALE_BATCHES = 20  # from which the teacher's variances are taken
+SCALE_BATCHES, SCALE_CLIPS = 16, 8  # from which the teacher's variances are taken
 SCALE_SEED = 5
+FIRST_FILL = 3  # of a pool, its share (1 in 3) that is made before a phase's first step
+FILL_STEP = 2**40  # steps that no run reaches: the batches that fill a pool at first
 
 
 def learning_rate(recipe: Recipe, step: int) -> float:
@@ -50,6 +64,8 @@ class Distillation(lightning.LightningModule):
         Networks to learn from, averaged; only the first where features are compared; empty for an offline recipe.
     batches : Batches
         What to train on; also gives the audio for the teacher's variances.
+    begin : mapping, optional
+        State dict that the student begins with, before it inherits anything.
     """
 
     def __init__(
@@ -58,17 +74,29 @@ class Distillation(lightning.LightningModule):
         teachers: list[nn.Module],
         batches: Batches,
         *,
+        begin: Mapping[str, Tensor] | None = None,
         frontend: FrontendConfig = FrontendConfig(),
     ) -> None:
         super().__init__()
         self.recipe, self.batches, self.frontend = recipe, batches, frontend
         self.student = build_network(recipe.network)
+        if begin is not None:
+            self.student.load_state_dict(begin)
         self.logmel = LogMel(frontend)
         for module in self.student.modules():
             if isinstance(module, nn.Dropout):
                 module.p = recipe.dropout
             if isinstance(module, nn.BatchNorm2d):
                 module.momentum = recipe.norm_momentum
+        self._teachers = [teacher.eval().requires_grad_(False) for teacher in teachers]  # a list, so not in the state
+        if not recipe.offline and not teachers:
+            raise InvalidInputError(f"recipe {recipe.name} needs a teacher to score its mixtures")
+        self._features = any(phase.objective != "scores" for phase in recipe.phases)
+        if self._features or recipe.inherit:
+            check_teacher(self._teachers[0], self.student)
+        if recipe.inherit:
+            sample = self.logmel(self._sample(np.random.default_rng(SCALE_SEED), 3 * SCALE_CLIPS))
+            inherit(cast(DyMN, self.student.eval()), cast(MN, self._teachers[0]), sample)
         self.average = (
             AveragedModel(self.student, multi_avg_fn=get_ema_multi_avg_fn(recipe.ema_decay), use_buffers=True)
             if recipe.ema_decay
@@ -76,12 +104,9 @@ class Distillation(lightning.LightningModule):
         )
         if self.average is not None:
             self.average.requires_grad_(False)
-        self._teachers = [teacher.eval().requires_grad_(False) for teacher in teachers]  # a list, so not in the state
-        self._scale: TeacherMaps | None = None
-        if not recipe.offline and not teachers:
-            raise InvalidInputError(f"recipe {recipe.name} needs a teacher to score its mixtures")
-        if any(phase.objective != "scores" for phase in recipe.phases):
-            check_teacher(self._teachers[0], self.student)
+        self._scale: Variances | None = None
+        self._phase: Phase | None = None
+        self._pool: MapPool | None = None
 
     def configure_optimizers(self) -> Any:
         """Adam at rate 1, scaled by the recipe's rate of each step."""
@@ -93,21 +118,19 @@ class Distillation(lightning.LightningModule):
 
     def on_fit_start(self) -> None:
         self._teachers = [teacher.to(self.device) for teacher in self._teachers]
-        if any(phase.objective in ("halves", "whole") for phase in self.recipe.phases):
-            self._scale = self._variances()
+        if self._features:
+            rng, teacher = np.random.default_rng(SCALE_SEED), cast(MN, self._teachers[0])
+            draws = (self._sample(rng, SCALE_CLIPS).to(self.device) for _ in range(SCALE_BATCHES))
+            self._scale = map_variances(teacher_maps(teacher, self.logmel(draw)) for draw in draws)
 
-    @torch.no_grad()
-    def _variances(self) -> TeacherMaps:
-        rng = np.random.default_rng(SCALE_SEED)
+    def _sample(self, rng: np.random.Generator, count: int) -> Tensor:
         samples = round(self.recipe.phases[0].clip_s * self.frontend.sample_rate_hz)
-        teacher = cast(MN, self._teachers[0])
-        draws = (torch.from_numpy(self.batches.mixer.clips(rng, 8, samples)) for _ in range(SCALE_BATCHES))
-        return map_variances(teacher_maps(teacher, self.logmel(draw.to(self.device))) for draw in draws)
+        return torch.from_numpy(self.batches.mixer.clips(rng, count, samples))
 
     def training_step(self, batch: dict[str, Tensor], batch_index: int) -> Tensor:
         """One step; `batch_index` starts anew where a run resumes, so the step of the run decides everything."""
         step = self.global_step
-        phase, _ = self.recipe.at(step)
+        phase, within = self.recipe.at(step)
         rng = np.random.default_rng([self.batches.seed, self.batches.process, step, 1])
         torch.manual_seed(int(rng.integers(2**62)))  # dropout, too, is a function of the step
         if isinstance(self.student, DyMN):
@@ -121,12 +144,13 @@ class Distillation(lightning.LightningModule):
             )
         for module in self.student.modules():
             if isinstance(module, nn.BatchNorm2d):
-                module.train(not phase.frozen_norms)
+                module.train(not self.recipe.inherit)
+        if phase is not self._phase:
+            self._begin_phase(phase, within)
         if phase.objective == "scores":
             loss, parts = self._score_step(batch, rng)
         else:
-            x = self.logmel(batch["waveform"])
-            loss, parts = feature_objective(phase, self.student, self._teachers[0], x, rng, self._scale)  # type: ignore[arg-type]
+            loss, parts = self._feature_step(phase, batch, rng)
         self.log_dict(
             {
                 "loss": loss.detach(),
@@ -135,6 +159,49 @@ class Distillation(lightning.LightningModule):
             }
         )
         return loss
+
+    def _begin_phase(self, phase: Phase, within: int) -> None:
+        """Say what is trained, forget the optimiser's moments, fill the pool with what it holds at this step."""
+        self._phase = phase
+        set_trainable(phase, self.student)
+        if not within:
+            cast(Any, self.optimizers()).optimizer.state.clear()
+        self._pool = MapPool(phase.pool) if phase.pool else None
+        if self._pool is None:
+            return
+        size = math.ceil(phase.pool / phase.new_clips)  # in steps
+        filling = range(FILL_STEP, FILL_STEP + math.ceil(size / FIRST_FILL))
+        steps = [*filling, *range(self.global_step - within, self.global_step)]
+        for number, step in [*enumerate(steps)][-size:]:
+            waveform = self.batches.clips(step, phase).to(self.device)
+            self._pool.put(self._front(phase, waveform), number * phase.new_clips)
+
+    @torch.no_grad()
+    def _front(self, phase: Phase, waveform: Tensor) -> list[Tensor]:
+        """Maps before the phase's first block: the teacher's and, in an objective that needs it, the student's."""
+        student, teacher = cast(DyMN, self.student), cast(MN, self._teachers[0])
+        x = self.logmel(waveform)
+        theirs = teacher.features[0](x)
+        alike = exact_blocks(teacher) if self.recipe.inherit else 0
+        ours = theirs if alike else student.in_c(x)
+        for number in range(phase.first_block):
+            theirs = teacher_stage(cast(Any, teacher.features[number + 1]), theirs).out
+            if number < alike:
+                ours = theirs
+            elif phase.objective == "whole":
+                ours = student_stage(cast(Any, student.layers[number]), ours).out
+        return [theirs] if phase.objective == "gates" or ours is theirs else [theirs, ours]
+
+    def _feature_step(self, phase: Phase, batch: dict[str, Tensor], rng: np.random.Generator) -> Losses:
+        maps = self._front(phase, batch["waveform"])
+        if self._pool is not None:
+            self._pool.put(maps, self._pool.made)
+            maps = self._pool.draw(rng, phase.batch_size, phase.new_clips)
+        student, scale = cast(DyMN, self.student), cast(Variances, self._scale)
+        taught: Maps = teacher_maps(cast(MN, self._teachers[0]), maps[0], first=phase.first_block)
+        if phase.objective == "gates":
+            return gates_objective(phase, student, taught, scale)
+        return whole_objective(phase, student, maps[-1], taught, scale)
 
     def _score_step(self, batch: dict[str, Tensor], rng: np.random.Generator) -> tuple[Tensor, Any]:
         waveform, labels = batch["waveform"], batch.get("labels")

@@ -5,21 +5,18 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import cast
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..errors import InvalidInputError
-from ..networks.dymn import DyMN
+from ..networks.dymn import DyMN, DynamicBlock
 from ..networks.mobilenet import MN
-from .blockwise import blockwise_losses
-from .chained import Composed, composed_losses, logit_loss
-from .feature_maps import TeacherMaps, student_maps, teacher_maps
+from .feature_maps import Maps, Variances, channel_error, second_half, student_maps
 from .recipes import Phase
 
-PARTS = ("stem", *(f"block{i}" for i in range(15)), "head")
-JOIN = PARTS.index("block6")  # where "halves" cuts the network: the maps before it are large, the ones behind it small
+Losses = tuple[Tensor, Mapping[str, float]]
+GATE_MODULES = ("context_gen", "depth_act", "proj_conv", "proj_norm")  # what the objective "gates" trains of a block
 
 
 def score_loss(
@@ -40,6 +37,17 @@ def score_loss(
     if labels is None:
         raise InvalidInputError(f"label_share {label_share!r} needs labels")
     return (1 - label_share) * loss + label_share * F.binary_cross_entropy_with_logits(logits, labels)
+
+
+def logit_loss(student: Tensor, teacher: Tensor) -> Tensor:
+    """Binary cross-entropy of logits (B, labels) against a teacher's scores, summed over labels, less its minimum.
+
+    Its least possible value, the teacher's own entropy, is taken off, so that 0 means "the same scores".
+    """
+    target = teacher.sigmoid()
+    loss = F.binary_cross_entropy_with_logits(student, target, reduction="none")
+    least = F.binary_cross_entropy_with_logits(teacher, target, reduction="none")
+    return (loss - least).sum(1).mean()
 
 
 def ensemble_scores(teachers: Sequence[nn.Module], x: Tensor) -> Tensor:
@@ -69,29 +77,50 @@ def check_teacher(teacher: nn.Module, student: nn.Module) -> None:
         )
 
 
-def feature_objective(
-    phase: Phase, student: DyMN, teacher: MN, x: Tensor, rng: np.random.Generator, scale: TeacherMaps | None
-) -> tuple[Tensor, Mapping[str, float]]:
-    """Loss and its parts of the phases "blocks", "halves" and "whole", for log-mel `x` (B, 1, mels, frames)."""
-    maps = teacher_maps(teacher, x)
-    if phase.objective == "blocks":
-        total, parts = x.new_zeros(()), {}
-        for name, loss, error in blockwise_losses(student, x, maps, rng, parts=PARTS):
-            total, parts[name] = total + loss, error
-        return total, parts
-    if phase.objective == "halves":
-        chains: list[Composed] = [
-            composed_losses(student, x, maps, parts=half, scale=scale) for half in (PARTS[:JOIN], PARTS[JOIN:])
-        ]
-    else:
-        chains = [composed_losses(student, x, maps, parts=PARTS, scale=scale)]
-    parts = {name: error for chain in chains for name, error in chain.errors.items()}
-    logits = chains[-1].logits
-    assert logits is not None  # the last chain ends in the head
-    scores, squared = logit_loss(logits, maps.logits), (logits - maps.logits).square().mean()
-    parts.update(scores=float(scores.detach()), logits=float(squared.detach()))
-    features = torch.stack([chain.features for chain in chains]).sum()
-    return phase.score_weight * scores + phase.logit_weight * squared + phase.feature_weight * features, parts
+def set_trainable(phase: Phase, student: nn.Module) -> None:
+    """Let gradients reach what the phase trains, and nothing else."""
+    if phase.objective == "scores":
+        student.requires_grad_(True)
+        return
+    student.requires_grad_(False)
+    network = cast(DyMN, student)
+    for number, block in enumerate(network.layers):
+        if number < phase.first_block:
+            continue
+        for name, module in block.named_children():
+            if phase.objective == "gates":
+                wanted = name in GATE_MODULES
+            else:
+                wanted = number >= phase.first_kernel_block or name not in ("depth_conv", "depth_norm")
+            module.requires_grad_(wanted)
+    if phase.objective == "whole":
+        network.out_c.requires_grad_(True)
+        network.classifier.requires_grad_(True)
+
+
+def gates_objective(phase: Phase, student: DyMN, taught: Maps, scale: Variances) -> Losses:
+    """Every block alone, from the teacher's map before it and behind its depthwise convolution to its output."""
+    errors = {}
+    for number, stage in enumerate(taught.stages):
+        k = phase.first_block + number
+        out = second_half(cast(DynamicBlock, student.layers[k]), taught.given(number), stage.filtered)
+        errors[f"block{k}"] = channel_error(out, stage.out, scale.out[k])
+    return torch.stack(list(errors.values())).sum(), _plain(errors)
+
+
+def whole_objective(phase: Phase, student: DyMN, x: Tensor, taught: Maps, scale: Variances) -> Losses:
+    """Scores, logits and feature maps of the student on its own features, from the map `x` before the first block."""
+    maps = student_maps(student, x, first=phase.first_block)
+    errors = {
+        f"block{phase.first_block + number}": channel_error(ours.out, theirs.out, scale.out[phase.first_block + number])
+        for number, (ours, theirs) in enumerate(zip(maps.stages, taught.stages, strict=True))
+    }
+    errors["head"] = channel_error(maps.head, taught.head, scale.head)
+    errors["hidden"] = channel_error(maps.hidden, taught.hidden, scale.hidden)
+    features = torch.stack(list(errors.values())).sum()
+    scores, squared = logit_loss(maps.logits, taught.logits), (maps.logits - taught.logits).square().mean()
+    loss = phase.score_weight * scores + phase.logit_weight * squared + phase.feature_weight * features
+    return loss, _plain({**errors, "scores": scores, "logits": squared})
 
 
 def score_objective(
@@ -101,9 +130,13 @@ def score_objective(
     labels: Tensor | None,
     *,
     label_share: float,
-) -> tuple[Tensor, Mapping[str, float]]:
-    """Loss and its parts of the phase "scores"."""
+) -> Losses:
+    """Loss and its parts of the objective "scores"."""
     fast = isinstance(student, DyMN) and student.config.dynamic_blocks == "all" and student.config.head == "mlp"
     logits = student_maps(cast(DyMN, student), x).logits if fast else student(x).logits
     loss = score_loss(logits, teacher_scores, labels, label_share=label_share)
     return loss, {"scores": float(loss.detach())}
+
+
+def _plain(parts: Mapping[str, Tensor]) -> dict[str, float]:
+    return {name: float(value.detach()) for name, value in parts.items()}

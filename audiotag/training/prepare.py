@@ -11,9 +11,9 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 
 from ..audio.recording import load_audio
-from ..errors import AudioError, InvalidInputError
+from ..errors import AudioError, InvalidInputError, MissingDependencyError
 from ..labels.label_set import audioset_labels
-from .bank import PCM_FILE, PCM_SCALE, PCM_TYPE, PLACES_FILE
+from .bank import LABELS_FILE, LOGITS_FILE, PCM_FILE, PCM_SCALE, PCM_TYPE, PLACES_FILE, PieceBank
 
 SUFFIXES = frozenset([".wav", ".flac", ".ogg", ".opus", ".oga", ".mp3", ".aiff", ".aif", ".m4a"])
 INDEX_FILE = "index.csv"
@@ -50,6 +50,7 @@ def prepare_bank(
     *,
     index: str | Path | None = None,
     labels: str | Path | None = None,
+    teacher: str | None = None,
     max_s: float = 10.0,
     sample_rate_hz: int = 32_000,
 ) -> int:
@@ -65,6 +66,9 @@ def prepare_bank(
         are of split "train".
     labels : path, optional
         CSV with ``id`` and ``label``, a name or mid, one row per label present in the recording.
+    teacher : str, optional
+        Checkpoint whose logits of every piece, tiled to its window, are kept beside them: they balance the drawing of
+        pieces, and recipes that do not mix learn from them.
 
     Returns
     -------
@@ -92,7 +96,7 @@ def prepare_bank(
             for path, content in audio_files(source):
                 try:
                     samples = load_audio(content, target_rate_hz=sample_rate_hz)
-                except AudioError as error:
+                except (AudioError, MissingDependencyError) as error:  # the second: formats that need PyAV
                     left_out.write(f"{source}/{path}: {error}\n")
                     continue
                 name = PurePosixPath(path).stem
@@ -121,15 +125,26 @@ def prepare_bank(
         table = np.zeros((len(rows), len(names)), dtype=np.uint8)
         for number, (name, *_) in enumerate(rows):
             table[number, present.get(name, [])] = 1
-        np.save(folder / "labels.npy", table)
+        np.save(folder / LABELS_FILE, table)
     with open(folder / INDEX_FILE, "w", newline="") as file:
         csv.writer(file).writerows([INDEX_COLUMNS, *rows])
     os.replace(folder / f"{PCM_FILE}.part", folder / PCM_FILE)
     start, length = np.array(places, dtype=np.int64).T
+    if teacher is not None:
+        np.save(folder / LOGITS_FILE, _logits(teacher, folder / PCM_FILE, start, length))
     part = folder / f"part-{PLACES_FILE}"
     np.savez(part, start=start, length=length, split=np.array([row[1] for row in rows]))
     os.replace(part, folder / PLACES_FILE)  # last: without it the folder is no bank
     return len(rows)
+
+
+def _logits(teacher: str, pcm: Path, start: np.ndarray, length: np.ndarray) -> np.ndarray:
+    from ..checkpoints.load import build, load_checkpoint
+    from .evaluate import logits_of
+
+    loaded = load_checkpoint(teacher)
+    pieces = PieceBank((np.memmap(pcm, dtype=PCM_TYPE, mode="r"),), np.zeros_like(start), start, length)
+    return logits_of(build(loaded), loaded.config, pieces).astype(np.float16)
 
 
 def _rows(path: str | Path) -> list[dict[str, str]]:

@@ -1,23 +1,31 @@
-"""Named training recipes: everything that decides a run but the audio, the teachers and the machine."""
+"""Training recipes, named or from a file: everything that decides a run but the audio, the teachers and the machine."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any
 
 from ..config import NetworkConfig
 from ..errors import InvalidInputError
-from .bank import MixConfig
+from ..files import write_whole
+from .mixing import MixConfig
 
-OBJECTIVES = ("blocks", "halves", "whole", "scores")
+OBJECTIVES = ("gates", "whole", "scores")
 
 
 @dataclass(frozen=True)
 class Phase:
     """A stretch of training with one objective.
 
-    objective: "blocks", every block alone between the teacher's features before and after it; "halves", two chains of
-    blocks on their own features; "whole", the network on its own features, with the teacher's features beside them;
-    "scores", the teacher's scores (and labels) alone, for any teacher.
+    objective: "gates", what a DyMN's blocks have and their teacher's lack (context, dynamic ReLU, attention, and the
+    projection behind them), every block alone between the teacher's features; "whole", the network on its own features,
+    with the teacher's features beside them; "scores", the teacher's scores (and labels) alone, for any teacher.
+
+    A phase on features keeps the last `pool` clips as feature maps in memory: a batch is `fresh_clips` new ones and
+    others drawn from them, so that a clip is made once and learned from several times.
     """
 
     objective: str
@@ -32,7 +40,10 @@ class Phase:
     score_weight: float = 1.0
     logit_weight: float = 1.0  # of the squared difference of logits
     feature_weight: float = 1.0
-    frozen_norms: bool = False  # batch norms use their running statistics, as they will after training
+    first_block: int = 0  # blocks before it are held fixed, and the stem
+    first_kernel_block: int = 0  # depthwise kernels before it are held fixed
+    fresh_clips: int = 0  # of a batch; 0: all
+    pool: int = 0  # clips kept; 0: none
 
     def __post_init__(self) -> None:
         if self.objective not in OBJECTIVES:
@@ -41,6 +52,17 @@ class Phase:
             raise InvalidInputError(
                 f"steps and batch_size must be positive, got {self.steps!r} and {self.batch_size!r}"
             )
+        if not 0 <= self.fresh_clips <= self.batch_size:
+            raise InvalidInputError(
+                f"fresh_clips must be between 0 and batch_size {self.batch_size}, got {self.fresh_clips!r}"
+            )
+        if self.pool and self.pool < self.batch_size:
+            raise InvalidInputError(f"pool must hold a batch of {self.batch_size} at least, got {self.pool!r}")
+
+    @property
+    def new_clips(self) -> int:
+        """Clips to be made for each step."""
+        return self.fresh_clips or self.batch_size
 
 
 @dataclass(frozen=True)
@@ -51,6 +73,7 @@ class Recipe:
     network: NetworkConfig
     phases: tuple[Phase, ...]
     mix: MixConfig = field(default_factory=MixConfig)
+    inherit: bool = False  # the student begins with its teacher's static weights, batch norms' statistics held fixed
     offline: bool = False  # whole pieces with scores computed beforehand, instead of fresh mixtures scored online
     temperature_start: float = 30.0
     temperature_steps: int = 600
@@ -135,42 +158,50 @@ def _paper() -> Recipe:
 
 
 def _open() -> Recipe:
-    """Features first, scores last, on endless mixtures scored as they are made; needs an MN of the student's width."""
+    """From an MN of the student's width: its static weights inherited, gates first, then the last blocks, then all.
+
+    For two processes (``--devices 2``): each draws its own batches.
+    """
+    gates = Phase("gates", 875, 10.0, 12, 2e-3, 30, first_block=3, fresh_clips=4, pool=768)
+    late = Phase("whole", 1_200, 10.0, 16, 1e-3, 50, feature_weight=0.3, first_block=10, fresh_clips=4, pool=1_536)
+    whole = replace(
+        late,
+        steps=6_000,
+        batch_size=8,
+        learning_rate=5e-4,
+        warmup_steps=100,
+        rampdown_start=4_500,
+        rampdown_steps=1_500,
+        last_rate=0.0,
+        first_block=3,
+        first_kernel_block=10,
+        fresh_clips=2,
+        pool=768,
+    )
     return Recipe(
         "open",
         NetworkConfig("dymn", 0.4),
-        (
-            Phase("blocks", 1_200, 4.0, 8, 3e-3, rampdown_start=600, rampdown_steps=600, last_rate=0.5),
-            Phase("halves", 2_000, 4.0, 16, 1.2e-3, rampdown_start=800, rampdown_steps=1_200, last_rate=0.05),
-            Phase(
-                "whole",
-                3_300,
-                4.0,
-                16,
-                8e-4,
-                rampdown_start=1_800,
-                rampdown_steps=1_500,
-                last_rate=0.5,
-                feature_weight=0.3,
-            ),
-            Phase(
-                "whole",
-                2_500,
-                10.0,
-                8,
-                3e-4,
-                rampdown_start=100,
-                rampdown_steps=2_400,
-                feature_weight=0.2,
-                frozen_norms=True,
-            ),
+        (gates, late, whole),
+        mix=MixConfig(
+            coloured=0.5,
+            common_limits=0.5,
+            equalised=0.5,
+            padded=0.25,
+            excerpt=0.3,
+            room=0.2,
+            machine=0.15,
+            scene=0.15,
+            texture=0.15,
         ),
+        inherit=True,
+        temperature_start=1.0,
         ema_decay=0.998,
+        gradient_clip=20.0,
     )
 
 
 def recipe(name: str) -> Recipe:
-    """The recipe of that name.
+    """The recipe of that name, or of that JSON file.
 
     Raises
     ------
@@ -178,6 +209,37 @@ def recipe(name: str) -> Recipe:
         If there is none; the message lists the names.
     """
     made = {"open": _open, "paper": _paper}
-    if name not in made:
-        raise InvalidInputError(f"no recipe {name!r}; there are {', '.join(made)}")
-    return made[name]()
+    if name in made:
+        return made[name]()
+    if Path(name).suffix == ".json":
+        return read_recipe(name)
+    raise InvalidInputError(f"no recipe {name!r}; there are {', '.join(made)}, and JSON files")
+
+
+def read_recipe(path: str | Path) -> Recipe:
+    """A recipe from a JSON file, as a run writes it to its ``recipe.json``.
+
+    Raises
+    ------
+    InvalidInputError
+        If the file is no JSON object, names a field that a recipe has not, or holds a value it cannot have.
+    """
+    try:
+        plain = json.loads(Path(path).read_text(encoding="utf-8"))
+        network, mix = _fields(NetworkConfig, plain.pop("network")), _fields(MixConfig, plain.pop("mix", {}))
+        phases = tuple(_fields(Phase, phase) for phase in plain.pop("phases"))
+        return _fields(Recipe, {**plain, "network": network, "mix": mix, "phases": phases})
+    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+        raise InvalidInputError(f"{path}: no recipe: {error}") from error
+
+
+def write_recipe(recipe: Recipe, path: str | Path) -> None:
+    """Write a recipe as `read_recipe` reads it."""
+    write_whole(path, (json.dumps(asdict(recipe), indent=2) + "\n").encode())
+
+
+def _fields(made: type, plain: Mapping[str, Any]) -> Any:
+    unknown = set(plain) - {field.name for field in fields(made)}
+    if unknown:
+        raise InvalidInputError(f"unknown field {', '.join(sorted(unknown))}")
+    return made(**{name: tuple(value) if isinstance(value, list) else value for name, value in plain.items()})

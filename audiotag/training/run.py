@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import csv
-import json
 import os
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +14,9 @@ from torch import Tensor, nn
 from ..checkpoints.load import build, load_checkpoint, save_weights
 from ..config import CheckpointConfig
 from ..errors import InvalidInputError, MissingDependencyError
-from .bank import PieceBank
-from .batches import LABELS_FILE, LOGITS_FILE, Batches, read_split, read_table
-from .recipes import Recipe
+from .bank import LABELS_FILE, LOGITS_FILE, PieceBank, read_split, read_table
+from .batches import Batches
+from .recipes import Recipe, write_recipe
 from .recipes import recipe as named_recipe
 
 LAST_STATE = "last.ckpt"
@@ -53,12 +51,14 @@ def load_teachers(names: Sequence[str]) -> list[nn.Module]:
     return [build(load_checkpoint(name)) for name in names]
 
 
-def make_batches(folder: str | Path, recipe: Recipe, *, seed: int, process: int = 0, split: str = "train") -> Batches:
-    """Batches of a bank's pieces of one split."""
-    picks = read_split(folder, split)
-    labels, logits = read_table(folder, LABELS_FILE), read_table(folder, LOGITS_FILE)
+def make_batches(
+    folders: Sequence[str | Path], recipe: Recipe, *, seed: int, process: int = 0, split: str = "train"
+) -> Batches:
+    """Batches of the pieces of one split of some banks."""
+    picks = read_split(folders, split)
+    labels, logits = read_table(folders, LABELS_FILE), read_table(folders, LOGITS_FILE)
     return Batches(
-        PieceBank.open(folder).subset(picks),
+        PieceBank.open(*folders).subset(picks),
         recipe,
         logits=None if logits is None else logits[picks],
         labels=None if labels is None else labels[picks],
@@ -68,11 +68,12 @@ def make_batches(folder: str | Path, recipe: Recipe, *, seed: int, process: int 
 
 
 def distil(
-    bank: str | Path,
+    banks: str | Path | Sequence[str | Path],
     out: str | Path,
     *,
     recipe: str | Recipe = "open",
     teachers: Sequence[str] = (),
+    begin: str | None = None,
     resume: bool = False,
     steps_scale: float = 1.0,
     seed: int = 0,
@@ -82,14 +83,18 @@ def distil(
     precision: str | None = None,
     save_every: int = 500,
 ) -> Path:
-    """Run a recipe to its end and export the network; the command ``audiotag train distill``.
+    """Run a recipe to its end and export the network; the command ``audiotag train distil``.
 
     Parameters
     ----------
-    bank : path
-        Made by `audiotag.training.prepare`.
+    banks : path or list of paths
+        Made by `audiotag.training.prepare`; several serve as one.
     out : path
         The run's folder. ``last.ckpt`` in it is replaced whole every `save_every` steps.
+    recipe : str or Recipe
+        A recipe, its name, or the JSON file of one, such as the ``recipe.json`` of another run.
+    begin : str, optional
+        Checkpoint of the recipe's network whose weights the student begins with; random ones otherwise.
     resume : bool
         Go on from ``last.ckpt``; batches, rates and temperature go on as if nothing had happened.
 
@@ -101,7 +106,8 @@ def distil(
     Raises
     ------
     InvalidInputError
-        If the run folder already holds a state and `resume` is not asked for, or the reverse.
+        If the run folder already holds a state and `resume` is not asked for, or the reverse; if `begin` is of
+        another network.
     """
     try:
         import lightning
@@ -114,6 +120,7 @@ def distil(
     from .module import Distillation
 
     plan = (named_recipe(recipe) if isinstance(recipe, str) else recipe).scaled(steps_scale)
+    folders = [banks] if isinstance(banks, (str, Path)) else list(banks)
     folder = Path(out)
     state = folder / LAST_STATE
     if state.exists() != resume:
@@ -122,21 +129,22 @@ def distil(
         )
         raise InvalidInputError(f"{folder} holds {'a' if state.exists() else 'no'} {LAST_STATE}: {next_step}")
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "recipe.json").write_text(json.dumps(asdict(plan), indent=2) + "\n")
+    write_recipe(plan, folder / "recipe.json")
     lightning.seed_everything(seed, verbose=False)
     local, node = (int(os.environ.get(name, "0")) for name in ("LOCAL_RANK", "NODE_RANK"))
     process = int(os.environ.get("RANK", str(node * devices + local)))  # each draws its own batches
-    batches = make_batches(bank, plan, seed=seed, process=process)
+    batches = make_batches(folders, plan, seed=seed, process=process)
     if resume:
         batches.first_step = int(torch.load(state, map_location="cpu", weights_only=True)["global_step"])
-    module = Distillation(plan, load_teachers(teachers), batches)
+    module = Distillation(plan, load_teachers(teachers), batches, begin=_beginning(begin, plan))
     trainer = lightning.Trainer(
         max_steps=plan.steps,
         max_epochs=-1,
         accelerator=accelerator,
         devices=devices,
         num_nodes=nodes,
-        strategy="ddp" if devices * nodes > 1 else "auto",
+        # phases train different parts, which plain DDP would wait for
+        strategy="ddp_find_unused_parameters_true" if devices * nodes > 1 else "auto",
         precision=precision or plan.precision,  # type: ignore[arg-type]
         gradient_clip_val=plan.gradient_clip or None,
         use_distributed_sampler=False,
@@ -160,11 +168,20 @@ def distil(
     config = CheckpointConfig(name=folder.resolve().name, network=plan.network)
     card = {
         "description": f"Distilled with the recipe {plan.name!r}",
-        "trained_on": str(bank),
+        "trained_on": ", ".join(map(str, folders)),
         "teachers": list(teachers),
     }
     path = folder / EXPORT_FILE
     return export(module.trained(), config, card, path) if trainer.is_global_zero else path
+
+
+def _beginning(name: str | None, plan: Recipe) -> dict[str, Tensor] | None:
+    if name is None:
+        return None
+    loaded = load_checkpoint(name)
+    if loaded.config.network != plan.network:
+        raise InvalidInputError(f"recipe {plan.name} trains {plan.network}, but {name} is {loaded.config.network}")
+    return build(loaded).state_dict()
 
 
 def read_log(folder: str | Path) -> dict[str, list[tuple[int, float]]]:

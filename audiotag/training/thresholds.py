@@ -1,0 +1,77 @@
+"""Thresholds for a checkpoint's labels: where its scores part what a teacher hears from what it does not."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from ..checkpoints.load import build, load_checkpoint, save_weights
+from ..frontend.logmel import LogMel
+from .bank import LOGITS_FILE, PieceBank, read_split, read_table
+from .metrics import Thresholds, best_f1_thresholds
+from .mixing import MixConfig, Mixer, rarity_weights
+
+CLIPS_AT_ONCE = 8
+DECIMALS = 4
+
+
+@torch.inference_mode()
+def add_thresholds(
+    banks: Sequence[str | Path],
+    checkpoint: str,
+    out: str | Path,
+    *,
+    teacher: str,
+    split: str = "val",
+    clips: int = 4_000,
+    present: float = 0.3,
+    min_positives: int = 10,
+    mix: MixConfig = MixConfig(),
+    seed: int = 0,
+) -> Thresholds:
+    """Write a checkpoint again with the thresholds of best F1 against its teacher; ``audiotag train thresholds``.
+
+    Parameters
+    ----------
+    banks : list of paths
+        Made by `audiotag.training.prepare`; the mixtures are made of the pieces of `split`, the rarer their labels by
+        the stored logits the oftener.
+    clips : int
+        Mixtures scored by both.
+    present : float
+        A label counts as there from this score of the teacher on, in (0, 1).
+    min_positives : int
+        Labels with fewer mixtures get no threshold.
+
+    Returns
+    -------
+    Thresholds
+        For the checkpoint's labels, as written, with the number of mixtures each rests on.
+    """
+    loaded, reference = load_checkpoint(checkpoint), load_checkpoint(teacher)
+    picks, logits = read_split(banks, split), read_table(banks, LOGITS_FILE)
+    pieces = PieceBank.open(*banks).subset(picks)
+    weights = np.full(len(pieces), 1.0) if logits is None else rarity_weights(_sigmoid(logits[picks]))
+    config = loaded.config
+    mixer = Mixer(pieces, np.where(pieces.length > 0, weights, 0), mix, sample_rate_hz=config.frontend.sample_rate_hz)
+    networks = [(build(one), LogMel(one.config.frontend)) for one in (reference, loaded)]
+    found: list[list[np.ndarray]] = [[], []]
+    for first in range(0, clips, CLIPS_AT_ONCE):
+        rng = np.random.default_rng([seed, first])
+        waveform = torch.from_numpy(mixer.clips(rng, min(CLIPS_AT_ONCE, clips - first), config.window_samples))
+        for kept, (network, logmel) in zip(found, networks, strict=True):
+            kept.append(network(logmel(waveform)).logits.sigmoid().numpy())
+    theirs, ours = (np.concatenate(kept) for kept in found)
+    made = best_f1_thresholds(theirs >= present, ours, min_positives=min_positives)
+    made = replace(made, score=tuple(None if t is None else round(t, DECIMALS) for t in made.score))
+    config = replace(config, thresholds=made.score, threshold_support=made.support)
+    save_weights(out, loaded.state, config, loaded.card)
+    return made
+
+
+def _sigmoid(logits: np.ndarray) -> np.ndarray:
+    return 1 / (1 + np.exp(-logits.astype(np.float32)))
