@@ -7,12 +7,14 @@ from dataclasses import dataclass
 from statistics import NormalDist
 
 import numpy as np
+from scipy.stats import rankdata
+from sklearn.metrics import average_precision_score, roc_auc_score
 
 from ..errors import InvalidInputError
 
 
 def average_precision(target: np.ndarray, scores: np.ndarray) -> float:
-    """Area under the precision-recall steps, ties in score counted together (as scikit-learn has it).
+    """Compute the area under the precision-recall steps, ties in score counted together.
 
     Parameters
     ----------
@@ -21,23 +23,15 @@ def average_precision(target: np.ndarray, scores: np.ndarray) -> float:
     scores : ndarray
         (clips,), any scale, higher for "present".
     """
-    target, scores = _pair(target, scores)
-    order = np.argsort(-scores, kind="stable")
-    hits = np.cumsum(target[order])
-    last = np.append(np.diff(scores[order]) != 0, True)  # the last clip of each group of equal scores
-    precision = (hits / np.arange(1, len(hits) + 1))[last]
-    recall = hits[last] / hits[-1]
-    return float(np.sum(np.diff(recall, prepend=0.0) * precision))
+    return float(average_precision_score(*_pair(target, scores)))
 
 
 def roc_auc(target: np.ndarray, scores: np.ndarray) -> float:
-    """Chance that a clip with the label outscores one without, ties counting half; needs both kinds."""
+    """Compute the chance that a clip with the label outscores one without, ties counting half; needs both kinds."""
     target, scores = _pair(target, scores)
-    positives = int(target.sum())
-    negatives = len(target) - positives
-    if not negatives:
+    if target.all():
         raise InvalidInputError("target must hold at least one False for an AUC")
-    return float((mean_ranks(scores)[target].sum() - positives * (positives + 1) / 2) / (positives * negatives))
+    return float(roc_auc_score(target, scores))
 
 
 def d_prime(auc: float) -> float:
@@ -47,13 +41,6 @@ def d_prime(auc: float) -> float:
     if auc in (0.0, 1.0):
         return math.copysign(math.inf, auc - 0.5)
     return math.sqrt(2) * NormalDist().inv_cdf(auc)
-
-
-def mean_ranks(values: np.ndarray) -> np.ndarray:
-    """Ranks from 1, equal values sharing their mean rank."""
-    _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
-    last = np.cumsum(counts)
-    return ((last - counts + 1 + last) / 2)[inverse]
 
 
 @dataclass(frozen=True)
@@ -126,7 +113,7 @@ def agreement(teacher: np.ndarray, student: np.ndarray, *, threshold: float = 0.
     ap = [average_precision(targets[:, c], student[:, c]) for c in usable]
     first = teacher.argmax(1)
     top3 = np.argsort(-student, axis=1, kind="stable")[:, :3]
-    ranks = [(mean_ranks(t), mean_ranks(s)) for t, s in zip(teacher, student, strict=True)]
+    ranks = [(rankdata(t), rankdata(s)) for t, s in zip(teacher, student, strict=True)]
     correlation = [np.corrcoef(t, s)[0, 1] if t.std() and s.std() else 0.0 for t, s in ranks]
     return Agreement(
         float(np.mean(ap)) if ap else math.nan,
