@@ -15,7 +15,7 @@ from audiotag.checkpoints.digests import digests
 from audiotag.checkpoints.fetch import fetch, fetch_entry
 from audiotag.checkpoints.load import load_checkpoint
 from audiotag.checkpoints.manifest import Manifest, Source, manifest
-from audiotag.errors import CheckpointError, DownloadError, VerificationError
+from audiotag.errors import CheckpointError, DownloadError, InvalidInputError, VerificationError
 
 from .hub import TOKEN, Fault
 from .tiny import same
@@ -107,6 +107,13 @@ def test_what_the_hub_refuses(hub, published, cache, target, options, named):
     hub.publish("someone/gated", {"config.json": b"x"}, gated=True)
     with pytest.raises(DownloadError, match=named):
         load_checkpoint(target, cache_dir=cache, **options)
+
+
+@pytest.mark.parametrize("name", ["a/b/c", "../x", "a/-b", "a/b\x1b[31m"])
+def test_names_that_no_repository_has(hub, cache, name):
+    with pytest.raises(InvalidInputError, match="a Hub repository is called owner/name") as caught:
+        fetch(name, cache_dir=cache)
+    assert hub.requests == [] and "\x1b" not in str(caught.value)
 
 
 def test_token_opens_a_private_repository_and_stays_on_the_hub(hub, published, folder, tiny, cache):

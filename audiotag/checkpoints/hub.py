@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from ..errors import DownloadError, VerificationError
+from ..errors import DownloadError, InvalidInputError, VerificationError
 from .access import Access, Token
 from .digests import difference
 from .manifest import Source
@@ -111,6 +111,8 @@ def _explained(where: str, local: bool = False) -> Iterator[None]:
 
     try:
         yield
+    except errors.HFValidationError as error:
+        raise InvalidInputError(f"{where}: a Hub repository is called owner/name ({error})") from error
     except errors.GatedRepoError as error:
         step = "accept its terms on the Hub, then log in with 'hf auth login' or pass token"
         raise DownloadError(f"{where}: the repository is gated; {step}") from error
