@@ -336,3 +336,15 @@ def test_damaged_files_are_refused_or_whole(tmp_path):
                 assert i >= len(cuts) and list(found.state) == list(tiny.state)
                 build(found)
     assert refused > 20
+
+
+def test_a_file_is_hashed_once_and_its_tensors_checked_once(shared_dir, monkeypatch):
+    """Whatever loads and builds it; each is a pass over all its bytes."""
+    from audiotag.checkpoints import load
+
+    passes = []
+    for name in ("digests", "check_state"):
+        real = getattr(load, name)
+        monkeypatch.setattr(load, name, lambda *given, name=name, real=real: passes.append(name) or real(*given))
+    build(load_checkpoint(shared_dir / "reference" / "mn04_as_mAP_432.pt"))
+    assert sorted(passes) == ["check_state", "digests"]
