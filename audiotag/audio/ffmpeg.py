@@ -22,6 +22,7 @@ DEMUXERS = (
 _BARE = ("aac", "ac3", "amr", "dts", "eac3", "mp3")
 _MP3_COUNT = re.compile(rb"(?:(?:Xing|Info)\0\0\0[\1\3\5\7\x09\x0b\x0d\x0f]|VBRI.{10})(.{4})", re.DOTALL)
 _TAG_WITHIN = 4096  # bytes from the first frame
+_CHANCE_FRAMES = 20
 BLOCK_SAMPLES = 1 << 16
 
 
@@ -140,7 +141,8 @@ class MediaReader:
                 break
         if blocks:
             yield mix(to_float(np.concatenate(blocks, axis=1)))
-        if damaged and decoded <= damaged and self._bare:  # ffmpeg finds a few frames in many a file that has no sound
+        # ffmpeg finds a few frames in many a file that has no sound
+        if self._bare and damaged and decoded < min(damaged + 1, _CHANCE_FRAMES):
             raise AudioError(f"{self._name}: not audio that can be decoded (ffmpeg: {damaged} packets are damaged)")
         if damaged:
             self.warnings.append(f"damaged: {damaged} packets could not be decoded and were left out")
