@@ -11,7 +11,7 @@ import subprocess
 import sys
 import tracemalloc
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -217,23 +217,36 @@ def test_a_damaged_mp3_is_read_and_prints_nothing(capfd: pytest.CaptureFixture[s
     assert capfd.readouterr() == ("", "")
 
 
-@pytest.mark.parametrize(("kind", "subtype"), [("CAF", "ALAC_16"), ("CAF", "ALAC_24"), ("SDS", "PCM_16")])
-def test_decoders_that_print_to_stdout_are_not_used(kind: str, subtype: str) -> None:
-    data = bytearray(encode(kind, subtype, sound(1, channels=1)))
-    for place in np.random.Generator(np.random.PCG64(1)).integers(300, len(data), 400):
-        data[place] ^= 0x55
+def damaged_dump() -> bytes:
+    """A MIDI sample dump whose checksums are wrong."""
+    data = bytearray(encode("SDS", "PCM_16", sound(1, channels=1)))
+    data[300::100] = bytes(0x55 ^ byte for byte in data[300::100])
+    return bytes(data)
+
+
+def damaged_alac() -> bytes:
+    """ALAC in CAF, the sizes of whose packets are wrong."""
+    data = bytearray(encode("CAF", "ALAC_16", sound(1, TARGET, 1), TARGET))
+    sizes = data.index(b"pakt") + 36
+    data[sizes : sizes + 6] = b"\x80" * 6
+    return bytes(data)
+
+
+@pytest.mark.parametrize("damaged", [damaged_dump, damaged_alac])
+def test_decoders_that_print_to_stdout_are_not_used(damaged: Callable[[], bytes]) -> None:
     program = (
         "import sys; from audiotag.audio.recording import load_audio; from audiotag.errors import AudioError\n"
         "try: load_audio(sys.stdin.buffer, target_rate_hz=32000)\n"
         "except AudioError: pass\n"
     )
-    done = subprocess.run([sys.executable, "-c", program], input=bytes(data), capture_output=True, check=True)
+    done = subprocess.run([sys.executable, "-c", program], input=damaged(), capture_output=True, check=True)
     assert (done.stdout, done.stderr) == (b"", b"")
 
 
 @pytest.mark.parametrize("subtype", ["ALAC_16", "ALAC_24"])
-def test_alac_is_what_soundfile_reads(subtype: str) -> None:
-    data = encode("CAF", subtype)
+@pytest.mark.parametrize("seconds", [0.05, 1.0, 2.0, 2.01, 2.62])
+def test_alac_is_what_soundfile_reads(subtype: str, seconds: float) -> None:
+    data = encode("CAF", subtype, sound(seconds, TARGET), TARGET)
     np.testing.assert_allclose(read(data)[0], by_soundfile(data), rtol=0, atol=1e-6)
 
 

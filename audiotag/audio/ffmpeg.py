@@ -22,6 +22,8 @@ DEMUXERS = (
 _BARE = ("aac", "ac3", "amr", "dts", "eac3", "mp3")
 _MP3_COUNT = re.compile(rb"(?:(?:Xing|Info)\0\0\0[\1\3\5\7\x09\x0b\x0d\x0f]|VBRI.{10})(.{4})", re.DOTALL)
 _TAG_WITHIN = 4096  # bytes from the first frame
+_CHANCE_FRAMES = 20
+_SKIP_MANUAL = 1 << 29  # AV_CODEC_FLAG2_SKIP_MANUAL
 BLOCK_SAMPLES = 1 << 16
 
 
@@ -87,6 +89,8 @@ class MediaReader:
                 f"{self._name}: its sound track gives {self.rate_hz} Hz and {self.channels} channels; "
                 f"{LOWEST_RATE_HZ} to {HIGHEST_RATE_HZ} Hz and 1 to {MAX_CHANNELS} channels can be read"
             )
+        if container.format.name == "caf":
+            codec.flags2 |= _SKIP_MANUAL  # its last packet is short by what ffmpeg then takes off again
         length, base = self._stream.duration, self._stream.time_base
         self._claimed_s = float(length * base) if length and base else (container.duration or 0) / self._av.time_base
         self._bare = container.format.name in _BARE
@@ -140,7 +144,8 @@ class MediaReader:
                 break
         if blocks:
             yield mix(to_float(np.concatenate(blocks, axis=1)))
-        if damaged and decoded <= damaged and self._bare:  # ffmpeg finds a few frames in many a file that has no sound
+        # ffmpeg finds a few frames in many a file that has no sound
+        if self._bare and damaged and decoded < min(damaged + 1, _CHANCE_FRAMES):
             raise AudioError(f"{self._name}: not audio that can be decoded (ffmpeg: {damaged} packets are damaged)")
         if damaged:
             self.warnings.append(f"damaged: {damaged} packets could not be decoded and were left out")

@@ -280,12 +280,14 @@ class Stream:
                 )
         if isinstance(chunk, (bytes, bytearray, memoryview)):
             return self._from_bytes(chunk)
-        if not (isinstance(chunk, np.ndarray) or is_tensor(chunk)):
+        if is_tensor(chunk):
+            chunk = tensor_to_array(chunk, "chunk")
+        if not isinstance(chunk, np.ndarray):
             raise InvalidInputError(
                 "a chunk must be a numpy array, a torch tensor, bytes of 16-bit PCM or (array, rate), "
                 f"got {type(chunk).__name__}"
             )
-        shape = tuple(chunk.shape)
+        shape = chunk.shape
         if not (len(shape) == 1 and self.channels == 1) and not (len(shape) == 2 and shape[0] == self.channels):
             wanted = "(samples,) or (1, samples)" if self.channels == 1 else f"({self.channels}, samples)"
             transposed = len(shape) == 2 and shape[1] == self.channels
@@ -295,8 +297,6 @@ class Stream:
             )
         if 0 in shape:
             return np.zeros((self.channels, 0), np.float32)
-        if is_tensor(chunk):
-            chunk = tensor_to_array(chunk, "chunk")
         check_values(chunk, "chunk")
         return chunk.reshape(-1, shape[-1])
 

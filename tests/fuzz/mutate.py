@@ -7,10 +7,11 @@ import random
 from functools import cache
 from typing import NamedTuple
 
+import av
 import numpy as np
 import soundfile
 
-# name of the seed file: (libsndfile format, subtype, rate in Hz, channels)
+# name of the seed file: (format of libsndfile or ffmpeg, encoding, rate in Hz, channels)
 SEEDS = {
     "pcm16.wav": ("WAV", "PCM_16", 44100, 2),
     "pcm24.wav": ("WAVEX", "PCM_24", 48000, 1),
@@ -24,6 +25,9 @@ SEEDS = {
     "mono.mp3": ("MP3", "MPEG_LAYER_III", 16000, 1),
     "alac.caf": ("CAF", "ALAC_16", 32000, 2),
     "dump.sds": ("SDS", "PCM_16", 16000, 1),
+    "stereo.m4a": ("ipod", "aac", 44100, 2),
+    "mono.mkv": ("matroska", "aac", 48000, 1),
+    "stereo.aac": ("adts", "aac", 32000, 2),
 }
 EXTENSIONS = ("wav", "flac", "ogg", "opus", "mp3", "aiff", "raw", "vox", "m4a", "txt")
 SECONDS = 2.0
@@ -49,6 +53,16 @@ def seed_file(name: str) -> bytes:
     noise = 0.1 * random_numbers.standard_normal((channels, len(time_s)))
     sound = np.where(time_s % 0.7 < 0.6, tone + noise, 0.0).T
     file = io.BytesIO()
+    if subtype == "aac":
+        with av.open(file, "w", format=kind) as container:
+            stream = container.add_stream("aac", rate=rate_hz, layout="stereo" if channels == 2 else "mono")
+            for begin in range(0, len(sound), 1024):
+                piece = np.ascontiguousarray(sound[begin : begin + 1024].T, np.float32)
+                frame = av.AudioFrame.from_ndarray(piece, format="fltp", layout=stream.layout.name)
+                frame.sample_rate, frame.pts = rate_hz, begin
+                container.mux(stream.encode(frame))
+            container.mux(stream.encode(None))
+        return file.getvalue()
     soundfile.write(file, sound, rate_hz, format=kind, subtype=subtype)
     return file.getvalue()
 
