@@ -4,6 +4,7 @@ import json
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ import torch
 
 from audiotag.checkpoints.digests import digests
 from audiotag.checkpoints.fetch import package_path, status
+from audiotag.checkpoints.load import load_checkpoint
 from audiotag.checkpoints.manifest import Source, manifest, manifest_path, parse
 from audiotag.config import FrontendConfig, NetworkConfig
 from audiotag.errors import CheckpointError, InvalidInputError
@@ -120,6 +122,17 @@ def test_built_in_checkpoint_is_as_recorded():
     assert path.is_file(), "no built-in checkpoint; 'python -m audiotag.checkpoints.publish package FILE' adds it"
     found = digests(path)
     assert (source.size, source.sha256) == (found.size, found.sha256)
+
+
+def test_built_in_checkpoint_has_thresholds_and_a_card_that_names_its_bytes():
+    entry = ENTRIES["dymn04_open"]
+    config = load_checkpoint("dymn04_open").config
+    assert replace(config, thresholds=None, threshold_support=None) == entry.config
+    known = [(t, n) for t, n in zip(config.thresholds, config.threshold_support, strict=True) if t is not None]
+    assert len(known) >= 30 and all(0 < t < 1 and n >= 5 for t, n in known)
+    source = next(s for s in entry.sources if s.kind == "package")
+    card = package_path(source).with_suffix(".md").read_text(encoding="utf-8")
+    assert source.sha256 in card and f"{source.size:,} bytes" in card and f"each of {len(known)} labels" in card
 
 
 def test_git_blob_and_sha256_are_gits_and_sha256sums(tmp_path):

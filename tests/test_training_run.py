@@ -217,4 +217,4 @@ def test_thresholds_are_kept_with_the_checkpoint(bank, teacher, tmp_path, capsys
         torch.testing.assert_close(made.state[name], value, atol=0, rtol=0, msg=name)
     assert len(made.config.thresholds) == len(made.config.threshold_support) == 527
     for threshold, support in zip(made.config.thresholds, made.config.threshold_support, strict=True):
-        assert (threshold is None) == (support < 10 or support == 24)
+        assert (threshold is None) == (support < 5 or support == 24)

@@ -14,6 +14,7 @@ from ..frontend.logmel import LogMel
 from .bank import LOGITS_FILE, PieceBank, read_split, read_table
 from .metrics import Thresholds, best_f1_thresholds
 from .mixing import MixConfig, Mixer, rarity_weights
+from .run import half
 
 CLIPS_AT_ONCE = 8
 DECIMALS = 4
@@ -29,11 +30,11 @@ def add_thresholds(
     split: str = "val",
     clips: int = 4_000,
     present: float = 0.3,
-    min_positives: int = 10,
+    min_positives: int = 5,
     mix: MixConfig = MixConfig(),
     seed: int = 0,
 ) -> Thresholds:
-    """Write a checkpoint again with the thresholds of best F1 against its teacher; ``audiotag train thresholds``.
+    """Write a checkpoint again, as float16, with thresholds of best F1; the command ``audiotag train thresholds``.
 
     Parameters
     ----------
@@ -69,7 +70,7 @@ def add_thresholds(
     made = best_f1_thresholds(theirs >= present, ours, min_positives=min_positives)
     made = replace(made, score=tuple(None if t is None else round(t, DECIMALS) for t in made.score))
     config = replace(config, thresholds=made.score, threshold_support=made.support)
-    save_weights(out, loaded.state, config, loaded.card)
+    save_weights(out, half(loaded.state), config, loaded.card)
     return made
 
 
