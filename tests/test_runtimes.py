@@ -79,6 +79,9 @@ def textbook(network, x):
 
 def assert_same(found, expected):
     """Scores within 1e-5 where logits stay in the range of trained networks, features within 1e-4 of the largest."""
+    usual = np.abs(expected["logits"]).max(1) < 40  # a random network now and then explodes on an input
+    assert usual.mean() > 0.7
+    found, expected = ({name: value[usual] for name, value in some.items()} for some in (found, expected))
     scores = 1 / (1 + np.exp(-expected["logits"].astype(np.float64)))
     size = max(1, np.abs(expected["logits"]).max() / 4)  # random weights amplify the last bits of large logits
     assert np.abs(found["scores"] - scores).max() < 1e-5 * size

@@ -70,6 +70,11 @@ class Graph:
         """A shape, or anything else made of integers, as an initializer."""
         return self.constant(sizes, np.int64)
 
+    def slice(self, x: str, axis: int, start: int, stop: int | None = None) -> str:
+        """``x[start:stop]`` along an axis; negative positions count from the end, None is the end."""
+        end = np.iinfo(np.int64).max if stop is None else stop
+        return self.op("Slice", x, self.shape(start), self.shape(end), self.shape(axis))
+
     def activation(self, x: str, act: str) -> str:
         """ReLU, hard-swish, sigmoid or, for an empty `act`, nothing."""
         kind = {"relu": "Relu", "hswish": "HardSwish", "sigmoid": "Sigmoid"}
