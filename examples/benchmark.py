@@ -28,7 +28,8 @@ from torch import nn
 import audiotag
 from audiotag.checkpoints.load import build, load_checkpoint
 from audiotag.config import CheckpointConfig, FrontendConfig, NetworkConfig
-from audiotag.frontend.logmel import LOG_FLOOR, LOG_SCALE, LOG_SHIFT, PREEMPHASIS, LogMel, mel_filterbank
+from audiotag.frontend.logmel import LogMel
+from audiotag.frontend.mel import LOG_FLOOR, LOG_SCALE, LOG_SHIFT, PREEMPHASIS, mel_filterbank
 from audiotag.networks.build import build_network
 from audiotag.runtimes.fused import fuse
 
@@ -63,7 +64,7 @@ def textbook_frontend(waveform: torch.Tensor, config: FrontendConfig) -> torch.T
     window = torch.hann_window(config.window_samples, periodic=False, device=x.device)
     spectrum = torch.stft(x, config.n_fft, config.hop_samples, config.window_samples, window, return_complex=True)
     power = (torch.view_as_real(spectrum) ** 2).sum(-1)
-    mel = mel_filterbank(config).to(x.device) @ power
+    mel = torch.from_numpy(mel_filterbank(config)).to(x.device) @ power
     return (((mel + LOG_FLOOR).log() + LOG_SHIFT) / LOG_SCALE)[:, None]
 
 

@@ -1,6 +1,8 @@
 """The frontend against the formulas in float64 numpy, torchaudio where it imports, and frozen figures."""
 
 import copy
+import multiprocessing
+import os
 
 import numpy as np
 import pytest
@@ -8,7 +10,10 @@ import torch
 
 from audiotag.config import FrontendConfig
 from audiotag.errors import InvalidInputError
-from audiotag.frontend.logmel import LogMel, hz_to_mel, mel_filterbank, min_samples, n_frames
+from audiotag.frontend import numpy_logmel
+from audiotag.frontend.logmel import LogMel
+from audiotag.frontend.mel import hz_to_mel, mel_filterbank, min_samples, n_frames
+from audiotag.frontend.numpy_logmel import NumpyLogMel
 
 CONFIGS = {
     "audioset": FrontendConfig(),
@@ -96,7 +101,7 @@ def test_frozen_figures():
 @pytest.mark.parametrize("name", CONFIGS)
 def test_filterbank_equals_the_definition(name):
     filters = mel_filterbank(CONFIGS[name])
-    np.testing.assert_allclose(filters.numpy(), slow_filters(CONFIGS[name]), atol=1e-6)
+    np.testing.assert_allclose(filters, slow_filters(CONFIGS[name]), atol=1e-6)
 
 
 def test_filterbank_equals_torchaudio():
@@ -105,7 +110,7 @@ def test_filterbank_equals_torchaudio():
     except Exception as error:  # it fails in many ways beside a torch it was not built for
         pytest.skip(f"torchaudio does not import: {type(error).__name__}")
     banks, _ = get_mel_banks(128, 1024, 32_000.0, 0.0, 15_000.0, 100.0, -500.0, 1.0)
-    np.testing.assert_allclose(mel_filterbank(FrontendConfig())[:, :-1].numpy(), banks.numpy(), atol=1e-4)
+    np.testing.assert_allclose(mel_filterbank(FrontendConfig())[:, :-1], banks.numpy(), atol=1e-4)
 
 
 def test_mel_scale():
@@ -175,3 +180,51 @@ def test_published_figures(shared_dir, recording):
         wave, expected = real[f"{recording}/wave"], real[f"{recording}/logmel"]
     found = LogMel()(torch.from_numpy(wave)[None])[0, 0]
     np.testing.assert_allclose(found.numpy(), expected, rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3])
+@pytest.mark.parametrize("name", CONFIGS)
+def test_without_torch_it_equals_the_definition(name, threads):
+    config = CONFIGS[name]
+    waves = np.stack([synthetic(40_000, seed) for seed in (0, 1)])
+    found = NumpyLogMel(config, threads)(waves)
+    assert found.dtype == np.float32
+    assert found.shape == (2, 1, config.n_mels, n_frames(40_000, config))
+    for one, wave in zip(found[:, 0], waves, strict=True):
+        np.testing.assert_allclose(one, slow_log_mel(wave, config), atol=3e-5)
+
+
+def test_without_torch_it_equals_the_torch_form_on_real_audio(shared_dir):
+    real = np.load(shared_dir / "reference" / "real_audio.npz")
+    for name in ("metro_station-paris", "speech"):
+        wave = real[f"{name}/wave"]
+        found = NumpyLogMel(threads=2)(wave[None])
+        assert np.abs(found - LogMel()(torch.from_numpy(wave)[None]).numpy()).max() < 1e-5
+        assert np.abs(found[0, 0] - real[f"{name}/logmel"]).max() < 1e-4
+
+
+def test_without_torch_companions_and_threads_change_nothing():
+    waves = np.stack([synthetic(30_000, seed) for seed in range(3)])
+    together = NumpyLogMel(threads=2)(waves)
+    for i, wave in enumerate(waves):
+        assert np.array_equal(NumpyLogMel(threads=1)(wave[None])[0], together[i])
+
+
+def test_without_torch_shortest_silent_and_wrong_input():
+    config = FrontendConfig()
+    shortest = NumpyLogMel()(np.zeros((1, min_samples(config)), np.float32))
+    assert shortest.shape == (1, 1, 128, n_frames(min_samples(config), config))
+    np.testing.assert_allclose(shortest, (np.log(1e-5) + 4.5) / 5, rtol=1e-6)
+    for wrong in (np.zeros((1, min_samples(config) - 1)), np.zeros(40_000)):
+        with pytest.raises(InvalidInputError, match="waveform must be"):
+            NumpyLogMel()(wrong)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+def test_without_torch_it_works_in_a_forked_child():
+    wave = synthetic(40_000)[None]
+    expected = NumpyLogMel(threads=2)(wave)  # starts this process's threads
+    assert numpy_logmel._pool is not None
+    with multiprocessing.get_context("fork").Pool(1) as pool:
+        found = pool.apply_async(NumpyLogMel(threads=2), (wave,)).get(timeout=30)
+    assert np.array_equal(found, expected)

@@ -9,7 +9,8 @@ import torch
 
 from ..audio.recording import open_audio
 from ..config import FrontendConfig
-from .logmel import LogMel, min_samples
+from .logmel import LogMel
+from .mel import min_samples
 
 MAX_COLUMNS = 1500  # more than a picture has room for
 

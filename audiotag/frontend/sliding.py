@@ -15,7 +15,7 @@ import numpy as np
 
 from ..config import FrontendConfig
 from ..errors import InvalidInputError
-from .logmel import min_samples, n_frames
+from .mel import min_samples, n_frames
 from .windows import Window
 
 

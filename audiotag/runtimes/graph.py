@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from ..config import NetworkConfig
+from ..errors import CheckpointError
 from ..networks.table import (
     HEAD_NORM_EPS,
     N_KERNELS,
@@ -27,9 +28,11 @@ from ..networks.table import (
     is_dynamic,
     scaled_blocks,
 )
+from ..version import __version__
 from . import onnx_format
 
 State = Mapping[str, np.ndarray]
+INPUT = "input"  # name of the log-mel that the graph takes
 
 
 class Graph:
@@ -66,6 +69,11 @@ class Graph:
     def shape(self, *sizes: int) -> str:
         """A shape, or anything else made of integers, as an initializer."""
         return self.constant(sizes, np.int64)
+
+    def slice(self, x: str, axis: int, start: int, stop: int | None = None) -> str:
+        """``x[start:stop]`` along an axis; negative positions count from the end, None is the end."""
+        end = np.iinfo(np.int64).max if stop is None else stop
+        return self.op("Slice", x, self.shape(start), self.shape(end), self.shape(axis))
 
     def activation(self, x: str, act: str) -> str:
         """ReLU, hard-swish, sigmoid or, for an empty `act`, nothing."""
@@ -244,7 +252,7 @@ class NetworkGraph:
             )
             h = g.op("Add", h_f, h_t)
         if spec.stride == 2:
-            options = {"count_include_pad": 1}
+            options: dict[str, Any] = {"count_include_pad": 1}
             g_f = g.op("AveragePool", g_f, kernel_shape=[3, 1], strides=[2, 1], pads=[1, 0, 1, 0], **options)
             g_t = g.op("AveragePool", g_t, kernel_shape=[1, 3], strides=[1, 2], pads=[0, 1, 0, 1], **options)
         return g.op("Flatten", h), g_f, g_t
@@ -294,19 +302,34 @@ def network_model(
         The checkpoint's state dict, float32.
     config : NetworkConfig
     mels, frames : int
-        Size of the input ``logmel``, float32 (1, 1, mels, frames). Frames None: any number.
+        Size of the input, named `INPUT`: log-mel, float32 (1, 1, mels, frames). Frames None: any number.
     outputs : sequence of str
-        Among ``scores``, ``logits``, ``embedding``, ``hidden``, ``stem``, ``block0`` to ``block14`` and ``logmel``; each
-        float32 (1, n).
+        Among ``scores``, ``logits``, ``embedding``, ``hidden``, ``stem``, ``block0`` to ``block14`` and ``logmel``;
+        each float32 (1, n).
+
+    Raises
+    ------
+    CheckpointError
+        The network is larger than the ONNX format allows, 2 GB.
     """
     graph = Graph()
-    found = NetworkGraph(graph, state, config, mels, frames).add("logmel_in", outputs)
+    found = NetworkGraph(graph, state, config, mels, frames).add(INPUT, outputs)
     for name, value in found.items():
         graph.op("Identity", value, output=name)
     described = [onnx_format.value_info(name, (1, f"{name}_size")) for name in found]
-    inputs = [onnx_format.value_info("logmel_in", (1, 1, mels, "frames" if frames is None else frames))]
-    from ..version import __version__
+    inputs = [onnx_format.value_info(INPUT, (1, 1, mels, "frames" if frames is None else frames))]
+    return model_bytes(graph.message("audiotag", inputs, described))
 
-    return onnx_format.model(
-        graph.message("audiotag", inputs, described), producer="audiotag", version=__version__, doc="", metadata={}
-    )
+
+def model_bytes(main: onnx_format.Message, metadata: Mapping[str, str] | None = None, doc: str = "") -> bytes:
+    """The model around a graph.
+
+    Raises
+    ------
+    CheckpointError
+        It is larger than the ONNX format allows.
+    """
+    try:
+        return onnx_format.model(main, producer="audiotag", version=__version__, doc=doc, metadata=metadata or {})
+    except OverflowError as error:
+        raise CheckpointError(f'{error}; use runtime="torch"') from error

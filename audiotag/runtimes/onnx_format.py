@@ -25,6 +25,8 @@ _VARINT, _LENGTH, _FIXED32 = 0, 2, 5  # wire types
 _ATTRIBUTE_TYPES = {"f": 1, "i": 2, "s": 3, "g": 5, "floats": 6, "ints": 7}  # AttributeProto.AttributeType
 _ATTRIBUTE_FIELDS = {"f": 2, "i": 3, "s": 4, "g": 6, "floats": 7, "ints": 8}
 
+_ONE_BYTE = [bytes([value]) for value in range(0x80)]
+
 # The size of a dimension: a number, or a name for one that is known only when the model is run.
 Dimension = int | str
 
@@ -68,6 +70,8 @@ class Message:
 
 def _varint(value: int) -> bytes:
     """Seven bits a byte, the lowest first; the eighth says that more follow."""
+    if value < 0x80:  # nearly always
+        return _ONE_BYTE[value]
     out = bytearray()
     while value > 0x7F:
         out.append(value & 0x7F | 0x80)
@@ -83,7 +87,7 @@ def tensor(name: str, values: np.ndarray) -> Message:
         message.integer(1, size)
     message.integer(2, _DATA_TYPES[values.dtype.name]).content(8, name)
     little = np.ascontiguousarray(values, values.dtype.newbyteorder("<"))
-    return message.content(9, memoryview(little.reshape(-1).view(np.uint8)) if little.size else b"")
+    return message.content(9, little.reshape(-1).view(np.uint8).data if little.size else b"")
 
 
 def value_info(name: str, shape: Sequence[Dimension], element: int = FLOAT) -> Message:
