@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -22,6 +23,7 @@ from .resample import Resampler
 Reader: TypeAlias = ArrayReader | SoundFileReader | MediaReader
 
 LOUD = 16.0  # the highest sample that a mix of floating-point tracks may have; int8 values as floats reach 127
+CONTEXT_S = 1  # decoded before and behind a section
 
 
 class AudioStream:
@@ -76,27 +78,57 @@ class AudioStream:
         InvalidInputError
             The stream was closed or read before.
         """
+        yield from self._resampled(self._start, self._stop)
+
+    def section(self, start: int, stop: int | None = None) -> Iterator[np.ndarray]:
+        """Samples ``start`` to ``stop`` of what `blocks` would give of a whole recording, read from near there.
+
+        Positions are samples at ``target_rate_hz``; None is the end. Reading begins a second or more before and ends a
+        second behind, so that the resampler's filter and the decoder have settled: the samples are those of `blocks`
+        but for rounding, and bit for bit where nothing is resampled and the format seeks exactly.
+
+        Raises
+        ------
+        AudioError
+            As `blocks`, and where the recording cannot be read from there on.
+        """
+        assert not self._start and self._stop is None, "sections are of whole recordings"
+        unit_hz = math.gcd(self.source_rate_hz, self.target_rate_hz)  # both rates have a sample at each of its ticks
+        per_unit = self.target_rate_hz // unit_hz
+        unit = max(0, start // per_unit - unit_hz * CONTEXT_S)
+        begin, end = unit * (self.source_rate_hz // unit_hz), None
+        if stop is not None:
+            end = -(-stop * self.source_rate_hz // self.target_rate_hz) + self.source_rate_hz * CONTEXT_S
+        position = unit * per_unit
+        for block in self._resampled(begin, end):
+            first = max(0, start - position)
+            wanted = block[first:] if stop is None else block[first : max(first, stop - position)]
+            position += len(block)
+            if len(wanted):
+                yield wanted
+
+    def _resampled(self, start: int, stop: int | None) -> Iterator[np.ndarray]:
         if self._spent:
             raise InvalidInputError(f"{self.name}: this stream was read or closed; open_audio it again")
         self._spent, reader = True, self._reader
         try:
             resampler = Resampler(reader.rate_hz, self.target_rate_hz)
-            position, peak, given = self._start, 0.0, 0
-            for block in reader.blocks(self._start, self._stop):
+            position, peak, given = start, 0.0, 0
+            for block in reader.blocks(start, stop):
                 peak = max(peak, check_samples(block, position, self.source_rate_hz, self.name))
                 position += len(block)
                 resampled = resampler.push(block)
                 if len(resampled):
                     given += len(resampled)
                     yield resampled
-            if position == self._start:
-                since = f" from {self._start / self.source_rate_hz:g} s on" if self._start else ""
+            if position == start:
+                since = f" from {start / self.source_rate_hz:g} s on" if start else ""
                 why = "".join(f" ({text})" for text in self._warnings[:1])
                 raise AudioError(f"{self.name}: no samples could be read{since}{why}; at least 1 sample is needed")
             rest = resampler.finish()
             if not given + len(rest):
                 raise AudioError(
-                    f"{self.name}: {position - self._start} samples at {self.source_rate_hz} Hz make none at "
+                    f"{self.name}: {position - start} samples at {self.source_rate_hz} Hz make none at "
                     f"{self.target_rate_hz} Hz; at least 1 is needed"
                 )
             if len(rest):
@@ -136,7 +168,8 @@ def open_audio(
         A path; the bytes of an audio file; a binary file object, read from where it stands; a numpy array or torch
         tensor (samples,) or (channels, samples) of floats or integers of up to 32 bits; ``(array, rate)``;
         ``{"array": ..., "sampling_rate": ...}`` or ``{"bytes": ..., "path": ...}`` as Hugging Face datasets give;
-        or what torchcodec gives: a decoder with ``get_all_samples()``, or samples with ``data`` and ``sample_rate``.
+        what torchcodec gives: a decoder with ``get_all_samples()``, or samples with ``data`` and ``sample_rate``;
+        or an object with ``open_stream(target_rate_hz)``, which returns what this function does.
     target_rate_hz
         Rate of the result, in Hz.
     sample_rate_hz
@@ -152,6 +185,8 @@ def open_audio(
         An argument is of a type, shape or range that cannot be audio.
     """
     target_rate_hz = check_rate(target_rate_hz, what="target_rate_hz")
+    if hasattr(source, "open_stream"):
+        return source.open_stream(target_rate_hz)
     if sample_rate_hz is not None:
         sample_rate_hz = check_rate(sample_rate_hz)
     _check_span(start_s, stop_s)

@@ -7,7 +7,7 @@ import glob
 import hashlib
 import os
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import IO
@@ -39,7 +39,14 @@ class Input:
     error: str | None = None
 
 
-def expand(paths: Iterable[str], listed: Iterable[str] = ()) -> Iterator[Input]:
+def is_audio_name(name: str) -> bool:
+    """Whether a file found in a folder is taken: not hidden, and with an ending of `AUDIO_EXTENSIONS`."""
+    return not name.startswith(".") and os.path.splitext(name)[1].lower() in AUDIO_EXTENSIONS
+
+
+def expand(
+    paths: Iterable[str], listed: Iterable[str] = (), *, takes: Callable[[str], bool] = is_audio_name
+) -> Iterator[Input]:
     """Yield the inputs that paths, folders and patterns mean: in the order given, each once.
 
     A folder means the audio files in it and below, in natural order (``take 2`` before ``take 10``); hidden ones and
@@ -56,8 +63,10 @@ def expand(paths: Iterable[str], listed: Iterable[str] = ()) -> Iterator[Input]:
         ``"-"`` is standard input.
     listed : iterable of str
         Further files and folders, from a list: taken literally, never as patterns.
+    takes : callable
+        Whether a file of this name is taken where it is found in a folder.
     """
-    seen = _Seen()
+    seen = _Seen(takes)
     for path in paths:
         if path == STDIN:
             if seen.add(STDIN):
@@ -67,11 +76,6 @@ def expand(paths: Iterable[str], listed: Iterable[str] = ()) -> Iterator[Input]:
     for path in listed:
         # In a list "-" is a file that is called so.
         yield from _named(os.path.join(os.curdir, path) if path == STDIN else path, seen, pattern=False)
-
-
-def is_audio_name(name: str) -> bool:
-    """Whether a file found in a folder is taken: not hidden, and with an ending of `AUDIO_EXTENSIONS`."""
-    return not name.startswith(".") and os.path.splitext(name)[1].lower() in AUDIO_EXTENSIONS
 
 
 def natural_key(name: str) -> tuple[str, str]:
@@ -142,7 +146,8 @@ def common_folder(paths: Iterable[str]) -> str:
 class _Seen:
     """What has been given out: folders by identity, explicitly named files by a digest of their folder and name."""
 
-    def __init__(self) -> None:
+    def __init__(self, takes: Callable[[str], bool]) -> None:
+        self.takes = takes
         self.folders: set[tuple[int, int]] = set()
         self.met = 0  # files and folders met while walking, also those given out before
         self._files: set[bytes] = set()
@@ -152,7 +157,7 @@ class _Seen:
         """Note a file; False if it was noted before, or a folder that gave it was walked."""
         folder, name = os.path.split(os.path.abspath(path))
         identity = self._identity(folder)
-        if identity in self.folders and is_audio_name(name) and os.path.lexists(path):
+        if identity in self.folders and self.takes(name) and os.path.lexists(path):
             return False
         digest = _digest(identity or folder, name)
         if digest in self._files:
@@ -199,12 +204,12 @@ def _file(path: str) -> Input:
 def _matches(pattern: str, seen: _Seen) -> Iterator[Input]:
     before, matched = seen.met, False
     parts = pattern.split(os.sep)
-    found = _below(parts, parts.index("**")) if "**" in parts else sorted(glob.glob(pattern), key=_path_key)
+    found = _below(parts, parts.index("**"), seen.takes) if "**" in parts else sorted(glob.glob(pattern), key=_path_key)
     for path in found:
         matched = True
         if os.path.isdir(path):
             yield from _walk(path, seen)
-        elif is_audio_name(os.path.basename(path)):
+        elif seen.takes(os.path.basename(path)):
             seen.met += 1
             if seen.add(path):
                 yield _file(path)
@@ -213,23 +218,23 @@ def _matches(pattern: str, seen: _Seen) -> Iterator[Input]:
         yield Input(pattern, error=f"no input from this pattern: {why}")
 
 
-def _below(parts: list[str], at: int) -> Iterator[str]:
+def _below(parts: list[str], at: int, takes: Callable[[str], bool]) -> Iterator[str]:
     """Find audio files by a pattern with ``**`` as component `at`; `glob` would go round loops of links."""
     head, tail = os.sep.join(parts[:at]), parts[at:]
     for base in sorted(glob.glob(head), key=_path_key) if head else [os.sep if at else os.curdir]:
-        for item in _walk(base, _Seen()):
+        for item in _walk(base, _Seen(takes)):
             path = os.path.relpath(item.path, base)
-            if item.error is None and _fits(path.split(os.sep), tail):
+            if item.error is None and fits(path.split(os.sep), tail):
                 yield os.path.join(base, path) if head or at else path
 
 
-def _fits(path: list[str], pattern: list[str]) -> bool:
+def fits(path: list[str], pattern: list[str]) -> bool:
     """Whether a path, or a folder it lies in, matches component by component; ``**`` is any number of folders."""
     if not pattern or pattern == [""]:
         return True
     if pattern[0] == "**":
-        return any(_fits(path[skipped:], pattern[1:]) for skipped in range(len(path)))
-    return bool(path) and fnmatch.fnmatch(path[0], pattern[0]) and _fits(path[1:], pattern[1:])
+        return any(fits(path[skipped:], pattern[1:]) for skipped in range(len(path)))
+    return bool(path) and fnmatch.fnmatch(path[0], pattern[0]) and fits(path[1:], pattern[1:])
 
 
 def _folder(path: str, seen: _Seen) -> Iterator[Input]:
@@ -262,7 +267,7 @@ def _entries(folder: str, seen: _Seen) -> Iterator[Input | str]:
             return
         seen.folders.add(identity)
         with os.scandir(folder) as scan:
-            folders = {entry.name: _is_folder(entry) for entry in scan if _is_wanted(entry)}
+            folders = {entry.name: _is_folder(entry) for entry in scan if _is_wanted(entry, seen.takes)}
     except OSError as error:
         seen.met += 1
         yield Input(folder, error=f"folder cannot be read: {error.strerror or error}")
@@ -277,13 +282,13 @@ def _entries(folder: str, seen: _Seen) -> Iterator[Input | str]:
             yield _file(path)
 
 
-def _is_wanted(entry: os.DirEntry[str]) -> bool:
+def _is_wanted(entry: os.DirEntry[str], takes: Callable[[str], bool]) -> bool:
     if entry.name.startswith("."):
         return False
     if _is_folder(entry):
         return True
     # A broken link is taken, so that it is reported; a pipe or socket is not, for opening it could wait forever.
-    return is_audio_name(entry.name) and (os.path.isfile(entry.path) or not os.path.exists(entry.path))
+    return takes(entry.name) and (os.path.isfile(entry.path) or not os.path.exists(entry.path))
 
 
 def _is_folder(entry: os.DirEntry[str]) -> bool:

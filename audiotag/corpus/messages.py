@@ -1,0 +1,71 @@
+"""What a worker and its child say to each other."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from .items import Entry
+from .options import Options
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What the child needs before it can work.
+
+    model: a folder as `Tagger.save_pretrained` writes it. analysis: the digest of model and options that goes into
+    ids. workers: threads that read ahead, see `Tagger.predict_each`; None: as many as fit the device and the source.
+    """
+
+    model: str
+    analysis: str
+    options: Options
+    device: str | None = None
+    dtype: str | None = None
+    threads: int = 1
+    workers: int | None = None
+
+
+@dataclass(frozen=True)
+class Job:
+    """Entries to work on: only the items of these ids, or, if None, all but those to skip.
+
+    again: this is not the first time, so files may have changed.
+    """
+
+    entries: list[Entry]
+    again: bool = False
+    skip: frozenset[str] = frozenset()
+    only: frozenset[str] | None = None
+
+    def wanted(self, id_: str) -> bool:
+        return id_ not in self.skip if self.only is None else id_ in self.only
+
+
+class Ready:
+    """The first answer: the model is loaded."""
+
+
+@dataclass(frozen=True)
+class Begun:
+    """Somebody opens an item; `failure` is its row, but for the error, if this is the last that is heard of it."""
+
+    place: int
+    failure: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Beat:
+    """An item goes on."""
+
+
+@dataclass(frozen=True)
+class Done:
+    """An item's row, and its place among the part's items."""
+
+    place: int
+    row: dict[str, Any]
+
+
+class Finished:
+    """The job is done."""
