@@ -64,7 +64,8 @@ def evaluate(
         All that is wrong with the data, among it labels that the checkpoint does not have.
     """
     from ...tagger import Tagger
-    from .report import Outcome, write_report
+    from .outcome import Outcome
+    from .report import write_report
     from .run import require
 
     require()

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ...checkpoints.save import save_checkpoint
 from ...config import CheckpointConfig, HeadConfig
 from ...errors import CheckpointError, InvalidInputError
 from ...files import whole_folder
@@ -184,8 +185,8 @@ def fit(
     tell("fitting the probe", 0, 1)
     probe = fit_probe(problem, progress=lambda n, of: tell("fitting the probe", n, of))
     checkpoint = probe_checkpoint(base.checkpoint, probe, dataset, problem, keep_audioset, target.name)
-    from ...checkpoints.save import save_checkpoint
-    from .report import Outcome, write_report
+    from .outcome import Outcome
+    from .report import write_report
 
     outcome = Outcome.of(
         "probe",
