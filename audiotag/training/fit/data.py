@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from ...audio.formats import AUDIO_EXTENSIONS
 from ...errors import AudiotagError, InvalidInputError
 from .problems import Problems
 from .tables import BACKGROUND, TABLE_SUFFIXES, Row, annotation_of, read_audacity, read_raven, read_table, split_labels
@@ -24,12 +25,6 @@ SPLIT_FOLDERS = {
     "val": "train", "valid": "train", "validation": "train", "dev": "train",
 }  # fmt: skip
 FOLD_FOLDER = re.compile(r"fold[ _-]?\d+", re.IGNORECASE)
-# fmt: off
-SUFFIXES = frozenset((  # of recordings in a folder; a table may name any file
-    ".wav", ".wave", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aif", ".aiff", ".aifc", ".au", ".caf", ".w64", ".m4a",
-    ".mp4", ".aac", ".amr", ".mkv", ".mov", ".webm", ".wma",
-))
-# fmt: on
 MAX_UNREADABLE = 0.05  # share of recordings
 MIN_GROUPS = 2  # of a label: one to train on, one to test on
 SHORTEST_S = 1.0  # an event's excerpt is widened to this, where the recording has it
@@ -291,7 +286,7 @@ def _recordings(folder: Path, problems: Problems) -> list[str]:
         seen.add(real)
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         for name in sorted(names):
-            if not name.startswith(".") and os.path.splitext(name)[1].lower() in SUFFIXES:
+            if not name.startswith(".") and os.path.splitext(name)[1].lower() in AUDIO_EXTENSIONS:
                 found.append(os.path.join(place, name))
     return found
 

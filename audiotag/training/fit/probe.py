@@ -2,8 +2,8 @@
 
 Features are standardised, then decorrelated: with S their covariance over the training clips, x is replaced by L^-1 x,
 where L L^T = S + shrinkage I (a large shrinkage leaves them as they are). What the logistic regression learns on that
-is still linear in the network's features, so standardisation, decorrelation and calibration fold into one weight and bias.
-Decorrelated features need fewer iterations, and which shrinkage serves best differs between networks.
+is still linear in the network's features, so standardisation, decorrelation and calibration fold into one weight and
+bias. Decorrelated features need fewer iterations, and which shrinkage serves best differs between networks.
 
 Figures are nested. A fold's clips are scored by a model whose layers, regularisation, calibration and thresholds were
 chosen on the other folds alone: on pairs of folds that both stay out of training, one of which is then its own.
