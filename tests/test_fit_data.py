@@ -5,7 +5,8 @@ import pytest
 import soundfile
 
 from audiotag.errors import InvalidInputError
-from audiotag.training.fit.data import clip_targets, read_data
+from audiotag.training.fit.clips import Clip, clip_targets
+from audiotag.training.fit.data import read_data
 from audiotag.training.fit.problems import Problems
 from audiotag.training.fit.splits import deal, linked_groups, make_folds
 from audiotag.training.fit.tables import annotation_of, read_table, split_labels
@@ -297,8 +298,6 @@ def test_groups_dealt_for_several_labels_are_balanced():
 
 
 def test_linked_groups_are_transitive():
-    from audiotag.training.fit.data import Clip
-
     clips = [Clip("a", group="1", digest="x"), Clip("b", group="2", digest="x"), Clip("c", group="2", digest="y")]
     clips += [Clip("d", group="3", digest="y"), Clip("e", group="4", digest="z")]
     assert linked_groups(clips).tolist() == [0, 0, 0, 0, 1]

@@ -12,7 +12,7 @@ import numpy as np
 from ...config import CheckpointConfig, HeadConfig
 from ...inference.head import BIAS, WEIGHT, Head
 from .calibrate import clip_max
-from .data import Clip, Dataset
+from .clips import Clip, Dataset
 from .features import Features, clip_sources
 from .figures import summary
 from .probe import Probe, Problem

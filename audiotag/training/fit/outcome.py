@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ...version import __version__
-from .data import Dataset
+from .clips import Dataset
 from .figures import bootstrap, class_rows, fast_figures, summary
 from .splits import Folds
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ...files import write_whole
-from .data import Clip
+from .clips import Clip
 from .outcome import Outcome, class_table
 from .page import report_page
 from .pictures import confusion_picture, precision_recall_picture, reliability_picture

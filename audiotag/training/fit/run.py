@@ -8,7 +8,6 @@ import os
 import shutil
 import tempfile
 import time
-from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -21,13 +20,14 @@ from ...errors import CheckpointError, InvalidInputError
 from ...files import read_json, whole_folder, write_json
 from ...inference.head import BIAS, WEIGHT
 from .candidates import better, probe_candidate, scores_of, tuned_candidate
-from .data import Dataset, check_unreadable, read_data
+from .clips import Dataset
+from .data import check_unreadable, read_data
 from .features import Features, embed_clips, network_digest
 from .outcome import Outcome
 from .probe import Problem, fit_probe
 from .problems import Problems
 from .report import write_report
-from .splits import Folds, make_folds
+from .splits import Folds, describe_data, make_folds
 
 if TYPE_CHECKING:
     from ...tagger import Tagger
@@ -176,7 +176,7 @@ def fit(
         dry_run=dry_run,
     )
     if dry_run:
-        return FitRun(None, plan(dataset, fold_set), dataset, fold_set, device)
+        return FitRun(None, describe_data(dataset, fold_set), dataset, fold_set, device)
     features = embed_clips(base, dataset.clips, cache=cache_dir, progress=lambda n, of: tell("embedding", n, of))
     dataset, features = _readable(dataset, features)
     if len(features.failed):
@@ -310,26 +310,6 @@ def _folds(dataset: Dataset, folds: int | str | None, seed: int) -> Folds:
         seed=seed,
         problems=dataset.problems,
     )
-
-
-def plan(dataset: Dataset, folds: Folds) -> dict[str, Any]:
-    """What a fit would work on, as a dry run tells it."""
-    targets = dataset.targets
-    length = [clip.duration_s for clip in dataset.clips if math.isfinite(clip.duration_s)]
-    return {
-        "task": dataset.task,
-        "clips": len(dataset.clips),
-        "recordings": len({clip.path for clip in dataset.clips}),
-        "groups": len(set(folds.group.tolist())),
-        "hours": round(sum(length) / 3600, 3),
-        "labels": {name: int(np.nansum(targets[:, k])) for k, name in enumerate(dataset.labels)},
-        "background": int((np.nan_to_num(targets).sum(1) == 0).sum()),
-        "test": int((folds.index < 0).sum()),
-        "folds": dict(sorted(Counter(folds.names[i] for i in folds.index if i >= 0).items())),
-        "folds_given": folds.given,
-        "unreadable": dict(dataset.unreadable),
-        "warnings": [str(problem) for problem in dataset.problems.warnings],
-    }
 
 
 def _readable(dataset: Dataset, features: Features) -> tuple[Dataset, Features]:

@@ -16,7 +16,7 @@ from ...config import HeadConfig
 from ...errors import CheckpointError
 from ...files import read_json, whole_file, write_json
 from .calibrate import Calibration, fit_thresholds
-from .data import Clip, Dataset
+from .clips import Clip, Dataset
 from .features import clip_sources
 from .finetune import EPOCHS, Job, Recipe, Student, Trainer, default_batch, default_rate, evaluated_at
 from .linear import Linear, Standard

@@ -13,7 +13,7 @@ import numpy as np
 
 from ...errors import AudiotagError, CheckpointError
 from ...files import read_json, write_json
-from .data import Clip
+from .clips import Clip
 from .features import clip_sources
 
 AUDIO_FILE, PLACES_FILE = "audio.i16", "audio.json"
