@@ -66,16 +66,21 @@ def fit_temperature(logits: np.ndarray, clip: np.ndarray, classes: np.ndarray) -
     from scipy.optimize import minimize_scalar
 
     present = np.unique(clip)
+    rows = logits.shape[1]
+    # As in Platt's targets, one clip more that is wrong: without it clips told apart without a mistake ask for
+    # scores of exactly 0 and 1.
+    wrong = 1 / (len(present) + 2)
+    wanted = np.full((len(present), rows), wrong / max(rows - 1, 1))
+    wanted[np.arange(len(present)), classes[present]] = 1 - wrong
 
     def loss(log_temperature: float) -> float:
         likely = activate(logits / np.exp(log_temperature), "softmax")
         best = clip_max(likely, clip, len(classes))[present]
-        right = best[np.arange(len(present)), classes[present]]
-        return float(-np.log(np.clip(right, 1e-12, 1)).mean())
+        best /= best.sum(1, keepdims=True)
+        return float(-(wanted * np.log(np.clip(best, 1e-12, 1))).sum(1).mean())
 
     low, high = np.log(TEMPERATURES)
     temperature = float(np.exp(minimize_scalar(loss, bounds=(low, high), method="bounded").x)) if len(present) else 1.0
-    rows = logits.shape[1]
     return Calibration("temperature", np.full(rows, 1 / temperature), np.zeros(rows))
 
 

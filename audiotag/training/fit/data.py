@@ -6,123 +6,23 @@ import hashlib
 import os
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from ...errors import AudiotagError, InvalidInputError
+from .clips import Clip, Dataset
+from .forms import SPLIT_FOLDERS, read_rows, recordings
 from .problems import Problems
-from .tables import BACKGROUND, TABLE_SUFFIXES, Row, annotation_of, read_audacity, read_raven, read_table, split_labels
+from .tables import Row
+from .timed import cut_timed
 
 TASKS = ("auto", "single", "multi")
-SPLIT_FOLDERS = {
-    "train": "train", "training": "train", "test": "test", "eval": "test", "evaluation": "test",
-    "val": "train", "valid": "train", "validation": "train", "dev": "train",
-}  # fmt: skip
-FOLD_FOLDER = re.compile(r"fold[ _-]?\d+", re.IGNORECASE)
-# fmt: off
-SUFFIXES = frozenset((  # of recordings in a folder; a table may name any file
-    ".wav", ".wave", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aif", ".aiff", ".aifc", ".au", ".caf", ".w64", ".m4a",
-    ".mp4", ".aac", ".amr", ".mkv", ".mov", ".webm", ".wma",
-))
-# fmt: on
 MAX_UNREADABLE = 0.05  # share of recordings
 MIN_GROUPS = 2  # of a label: one to train on, one to test on
-SHORTEST_S = 1.0  # an event's excerpt is widened to this, where the recording has it
-LEAST_OVERLAP = 0.5  # of the event or of the excerpt, from which a label is taken to be in an excerpt
 READERS = 2  # threads that read files for their digests
-
-
-@dataclass(frozen=True)
-class Clip:
-    """One thing to learn from or test on: a recording, or a stretch of one, and what is known of it.
-
-    Attributes
-    ----------
-    path : str
-    onset_s, offset_s : float or None
-        The stretch; None for the whole recording.
-    present, absent, unknown : frozenset of str
-        Labels; one that is named nowhere is absent.
-    where : str
-        The file, or the table's line, that says so.
-    fold, split, group : str
-        As given; empty where not.
-    columns : mapping
-        Further columns of a table.
-    digest : str
-        SHA-256 of the file's bytes.
-    duration_s : float
-        Of the clip, as far as the header tells; nan where it does not.
-    """
-
-    path: str
-    onset_s: float | None = None
-    offset_s: float | None = None
-    present: frozenset[str] = frozenset()
-    absent: frozenset[str] = frozenset()
-    unknown: frozenset[str] = frozenset()
-    where: str = ""
-    fold: str = ""
-    split: str = ""
-    group: str = ""
-    columns: dict[str, str] = field(default_factory=dict, hash=False, compare=False)
-    digest: str = ""
-    duration_s: float = float("nan")
-
-    @property
-    def name(self) -> str:
-        """For people: the path, with the stretch where it is one."""
-        return self.path if self.onset_s is None else f"{self.path} [{self.onset_s:g} to {self.offset_s:g} s]"
-
-
-@dataclass(frozen=True)
-class Dataset:
-    """Clips, the labels they carry in alphabetical order, and what was found on the way.
-
-    Attributes
-    ----------
-    clips : tuple of Clip
-    labels : tuple of str
-    task : {"single", "multi"}
-    problems : Problems
-        Warnings only.
-    unreadable : dict
-        Path to reason, of recordings that were left out.
-    root : str
-        Folder that paths are shown from.
-    """
-
-    clips: tuple[Clip, ...]
-    labels: tuple[str, ...]
-    task: str
-    problems: Problems
-    unreadable: dict[str, str]
-    root: str
-
-    @property
-    def targets(self) -> np.ndarray:
-        """float32 (clips, labels): 1 present, 0 absent, nan unknown."""
-        return clip_targets(self.clips, self.labels)
-
-    def shown(self, clip: Clip) -> str:
-        """A clip's name from `root`."""
-        inside = os.path.relpath(clip.path, self.root)
-        return replace(clip, path=clip.path if inside.startswith("..") else inside).name
-
-
-def clip_targets(clips: Sequence[Clip], labels: Sequence[str]) -> np.ndarray:
-    """float32 (clips, labels): 1 present, 0 absent, nan unknown."""
-    index = {name: i for i, name in enumerate(labels)}
-    targets = np.zeros((len(clips), len(labels)), np.float32)
-    for row, clip in zip(targets, clips, strict=True):
-        row[[index[name] for name in clip.unknown if name in index]] = np.nan
-        row[[index[name] for name in clip.present if name in index]] = 1.0
-    return targets
 
 
 def read_data(
@@ -171,13 +71,13 @@ def read_data(
     if task not in TASKS:
         raise InvalidInputError(f"task must be one of {', '.join(TASKS)}, got {task!r}")
     problems = Problems()
-    rows, root = _rows(data, labels, problems, above=group == "parent")
+    rows, root = read_rows(data, labels, problems, above=group == "parent")
     clips = [_clip(row) for row in rows]
     if test is not None:
-        more, _ = _rows(test, None, problems, above=group == "parent")
+        more, _ = read_rows(test, None, problems, above=group == "parent")
         clips += [replace(_clip(row), split="test") for row in more]
     if negatives is not None:
-        found = _recordings(Path(negatives).expanduser(), problems)
+        found = recordings(Path(negatives).expanduser(), problems)
         if not found:
             problems.error(str(negatives), "holds no recording", "name a folder with recordings that have no label")
         clips += [Clip(path, where=path) for path in found]
@@ -196,155 +96,11 @@ def read_data(
     clips = _folded(clips, folds, problems)
     found_task = _task(clips, task, problems)
     clips, unreadable = _opened(clips, problems)
-    clips = _cut(clips, window_s)
+    clips = cut_timed(clips, window_s)
     if known is None:
         _check_labels(clips, names, found_task, problems)
     problems.stop()
     return Dataset(tuple(clips), tuple(names), found_task, problems, unreadable, root)
-
-
-# -- the forms of data ---------------------------------------------------------------------------------------------
-
-
-def _rows(data: Any, labels: Any, problems: Problems, *, above: bool) -> tuple[list[Row], str]:
-    """Rows of any form of data, with paths that exist, and the folder that paths are shown from."""
-    if labels is not None:
-        return _listed(data, labels, problems), os.getcwd()
-    if hasattr(data, "to_dict") and hasattr(data, "columns"):
-        return _frame(data, problems), os.getcwd()
-    if not isinstance(data, (str, os.PathLike)):
-        raise InvalidInputError(
-            f"data must be a folder, a table, a DataFrame, or recordings with labels, got {type(data).__name__}"
-        )
-    path = Path(data).expanduser()
-    if path.is_dir():
-        return _folder(path, problems, above=above), str(path)
-    if not path.exists():
-        problems.error(str(path), "no such file or folder", "check the path")
-        return [], str(path)
-    if path.suffix.lower() not in (*TABLE_SUFFIXES, ".txt"):
-        problems.error(str(path), "is neither a folder nor a table", "name a folder, or a table ending in .csv or .tsv")
-        return [], str(path)
-    return _resolved(read_table(path, problems), path.parent, problems), str(path.parent)
-
-
-def _listed(files: Any, labels: Any, problems: Problems) -> list[Row]:
-    files, labels = list(files), list(labels)
-    if len(files) != len(labels):
-        raise InvalidInputError(f"labels must be one for each recording, got {len(labels)} for {len(files)}")
-    rows = []
-    for i, (file, given) in enumerate(zip(files, labels, strict=True)):
-        names = [given] if isinstance(given, str) else list(given or ())
-        rows.append(Row(f"files[{i}]", os.fspath(file), *split_labels(";".join(names))))
-    return _resolved(rows, Path.cwd(), problems)
-
-
-def _frame(frame: Any, problems: Problems) -> list[Row]:
-    """Rows of a DataFrame, by way of the same text that a CSV of it would have."""
-    import io
-    import tempfile
-
-    text = io.StringIO()
-    frame.to_csv(text, index=False)
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "data.csv"
-        path.write_text(text.getvalue(), encoding="utf-8")
-        rows = read_table(path, problems)
-
-    def renamed(where: str) -> str:
-        return where.replace(str(path), "DataFrame row")
-
-    problems.errors[:] = [replace(p, where=renamed(p.where)) for p in problems.errors]
-    return _resolved([replace(row, where=renamed(row.where)) for row in rows], Path.cwd(), problems)
-
-
-def _resolved(rows: list[Row], base: Path, problems: Problems) -> list[Row]:
-    """Rows whose files exist: beside the table, in a folder audio there, or the same a folder up."""
-    bases = (base, base / "audio", base.parent, base.parent / "audio")
-    known: dict[str, str | None] = {}
-    for file in {row.file for row in rows}:
-        places = [Path(file).expanduser()] if os.path.isabs(file) else [place / file for place in bases]
-        known[file] = next((str(place) for place in places if place.is_file()), None)
-    found = []
-    for row in rows:
-        path = known[row.file]
-        if path is None:
-            problems.error(row.where, f"no file {row.file!r} in {base} or beside it", "correct the row or add the file")
-        else:
-            found.append(replace(row, file=path))
-    return found
-
-
-def _recordings(folder: Path, problems: Problems) -> list[str]:
-    """Audio files in a folder and below, by name; links to folders are followed, hidden ones left out."""
-    found: list[str] = []
-
-    def refused(error: OSError) -> None:
-        problems.error(str(error.filename), f"cannot be read ({error.strerror})", "check its permissions")
-
-    seen: set[str] = set()
-    for place, folders, names in os.walk(folder, onerror=refused, followlinks=True):
-        real = os.path.realpath(place)
-        if real in seen:  # links can go in circles
-            folders[:] = []
-            continue
-        seen.add(real)
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        for name in sorted(names):
-            if not name.startswith(".") and os.path.splitext(name)[1].lower() in SUFFIXES:
-                found.append(os.path.join(place, name))
-    return found
-
-
-def _folder(folder: Path, problems: Problems, *, above: bool) -> list[Row]:
-    """Rows of a folder: labels from the annotation file beside a recording, else from the folder that holds it.
-
-    The topmost folder that holds recordings itself names the label, so what lies in folders inside it belongs to it.
-    With `above`, recordings lie in a folder for their group, and the one around that names the label. Folders of splits
-    (train, test) or folds (fold1) around all labels say just that.
-    """
-    files = _recordings(folder, problems)
-    inside = {file: Path(os.path.relpath(file, folder)).parts[:-1] for file in files}
-    tops = {parts[0].casefold() if parts else "" for parts in inside.values()}
-    outer = bool(tops) and all(top in SPLIT_FOLDERS or FOLD_FOLDER.fullmatch(top) for top in tops)
-    names = {place: set(os.listdir(place)) for place in {os.path.dirname(file) for file in files}}
-    holding = {parts for parts in inside.values() if parts}
-    rows = []
-    for file in files:
-        parts, columns = inside[file], {}
-        if outer:
-            top = parts[0].casefold()
-            columns = {"split": SPLIT_FOLDERS[top]} if top in SPLIT_FOLDERS else {"fold": top}
-        annotation = annotation_of(file, names[os.path.dirname(file)])
-        if annotation is not None:
-            kind, name = annotation
-            read = read_raven if kind == "raven" else read_audacity
-            found = read(Path(file).with_name(name), file, problems)
-            rows += [replace(row, columns={**row.columns, **columns}) for row in found] or [
-                Row(str(Path(file).with_name(name)), file, columns=columns)
-            ]
-            continue
-        start = 1 if outer else 0
-        depth = next((n for n in range(start + 1, len(parts) + 1) if parts[:n] in holding), len(parts))
-        named = parts[start : len(parts) - 1] if above and len(parts) - start > 1 else parts[start:depth]
-        if not named:
-            problems.error(file, "lies in no folder that names its label", "move it into one, or give a table")
-            continue
-        rows.append(Row(file, file, *split_labels(named[-1]), columns=columns))
-    _stray_annotations(folder, {os.path.basename(f) for f in files}, names, problems)
-    return rows
-
-
-def _stray_annotations(folder: Path, files: set[str], names: dict[str, set[str]], problems: Problems) -> None:
-    """Label tracks and selection tables that belong to no recording."""
-    for place, present in names.items():
-        used = {found[1] for file in files if (found := annotation_of(file, present)) is not None}
-        for name in sorted(present):
-            if name.endswith((".labels.txt", ".selections.txt")) and name not in used:
-                problems.error(os.path.join(place, name), "no recording of this name beside it", "rename or remove it")
-
-
-# -- from rows to clips --------------------------------------------------------------------------------------------
 
 
 def _clip(row: Row) -> Clip:
@@ -523,95 +279,6 @@ def _sha256(file: Any) -> str:
     return digest.hexdigest()
 
 
-# -- timed labels --------------------------------------------------------------------------------------------------
-
-
-def _cut(clips: list[Clip], window_s: float) -> list[Clip]:
-    """Recordings with timed labels as short clips: an excerpt for each event, and the stretches in between.
-
-    An excerpt is the event, widened to `SHORTEST_S` and cut into equal parts where it is longer than a window. It has
-    the labels of the events that overlap half of it, or lie in it by half; those that overlap less are unknown in it. A
-    recording that has timed labels is taken to be annotated whole: what lies between events is background.
-    """
-    whole = [clip for clip in clips if clip.onset_s is None]
-    timed: dict[str, list[Clip]] = defaultdict(list)
-    for clip in clips:
-        if clip.onset_s is not None:
-            timed[clip.path].append(clip)
-    cut = list(whole)
-    for events in timed.values():
-        length = events[0].duration_s
-        seen: set[tuple[float, float]] = set()
-        for event in events:
-            if not (event.present or event.absent or event.unknown):
-                continue
-            for start, stop in _excerpts(event, length, window_s):
-                if (start, stop) not in seen:
-                    seen.add((start, stop))
-                    cut.append(_excerpt(event, events, start, stop))
-        cut += _between(events, length, window_s)
-    return cut
-
-
-def _excerpts(event: Clip, length: float, window_s: float) -> Iterator[tuple[float, float]]:
-    assert event.onset_s is not None and event.offset_s is not None
-    start, stop = event.onset_s, min(event.offset_s, length)
-    if stop - start < SHORTEST_S:
-        start = max(0.0, min((start + stop - SHORTEST_S) / 2, length - SHORTEST_S))
-        stop = min(length, start + SHORTEST_S)
-    parts = max(1, int(np.ceil((stop - start) / window_s - 1e-9)))
-    edges = np.linspace(start, stop, parts + 1)
-    yield from zip(np.round(edges[:-1], 6).tolist(), np.round(edges[1:], 6).tolist(), strict=True)
-
-
-def _excerpt(event: Clip, events: Iterable[Clip], start: float, stop: float) -> Clip:
-    present, unknown, absent = set(event.present), set(event.unknown), set(event.absent)
-    for other in events:
-        assert other.onset_s is not None and other.offset_s is not None
-        shared = min(stop, other.offset_s) - max(start, other.onset_s)
-        if shared <= 0:
-            continue
-        enough = shared >= LEAST_OVERLAP * min(stop - start, other.offset_s - other.onset_s)
-        (present if enough else unknown).update(other.present)
-        unknown.update(other.unknown)
-    return replace(
-        event,
-        onset_s=start,
-        offset_s=stop,
-        duration_s=stop - start,
-        present=frozenset(present),
-        unknown=frozenset(unknown - present),
-        absent=frozenset(absent - present - unknown),
-    )
-
-
-def _between(events: list[Clip], length: float, window_s: float) -> Iterator[Clip]:
-    """What lies between events, in windows of at least `SHORTEST_S`; at most ten windows an event."""
-    busy = sorted((c.onset_s or 0.0, c.offset_s or 0.0) for c in events if c.present or c.unknown)
-    free, at = [], 0.0
-    for onset, offset in [*busy, (length, length)]:
-        start = at
-        while onset - start >= SHORTEST_S:
-            free.append((start, min(start + window_s, onset)))
-            start += window_s
-        at = max(at, offset)
-    free = [(start, stop) for start, stop in free if stop - start >= SHORTEST_S]
-    most = 10 * max(1, len(busy))
-    kept = [free[i] for i in np.linspace(0, len(free) - 1, most).astype(int)] if len(free) > most else free
-    for start, stop in kept:
-        start, stop = round(start, 6), round(stop, 6)
-        nothing: frozenset[str] = frozenset()
-        yield replace(
-            events[0],
-            onset_s=start,
-            offset_s=stop,
-            duration_s=stop - start,
-            present=nothing,
-            absent=nothing,
-            unknown=nothing,
-        )
-
-
 def _check_labels(clips: list[Clip], names: Sequence[str], task: str, problems: Problems) -> None:
     """Every label needs clips in two groups, and clips without it."""
     training = [clip for clip in clips if clip.split != "test"]
@@ -645,8 +312,3 @@ def _check_labels(clips: list[Clip], names: Sequence[str], task: str, problems: 
             problems.error(
                 where, f"label {name!r} has no negatives: every clip has it", "add others, or --negatives DIR"
             )
-
-
-def is_background(name: str) -> bool:
-    """Whether a folder or label of this name means "no label"."""
-    return name.casefold() in BACKGROUND

@@ -13,7 +13,8 @@ import numpy as np
 
 from ...errors import AudiotagError, InvalidInputError
 from ...files import whole_folder
-from .data import Dataset, check_unreadable, read_data
+from .clips import Dataset
+from .data import check_unreadable, read_data
 from .problems import Problems
 
 DEFAULT_THRESHOLD = 0.3  # of labels that have none of their own, as in events
@@ -64,7 +65,8 @@ def evaluate(
         All that is wrong with the data, among it labels that the checkpoint does not have.
     """
     from ...tagger import Tagger
-    from .report import Outcome, write_report
+    from .outcome import Outcome
+    from .report import write_report
     from .run import require
 
     require()

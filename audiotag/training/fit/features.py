@@ -19,7 +19,7 @@ import numpy as np
 
 from ...errors import AudiotagError, OutputError
 from ...results.embeddings import MID_LAYERS
-from .data import Clip
+from .clips import Clip
 
 if TYPE_CHECKING:
     from ...tagger import Tagger

@@ -54,8 +54,8 @@ def summary(targets: np.ndarray, scores: np.ndarray, thresholds: np.ndarray, tas
 
     ``mean_average_precision``, ``mean_auc``, ``macro_f1``: means over labels that have them. ``accuracy`` (single
     task): clips with a label whose highest score is that label's. ``exact``: clips in which the labels at or above
-    their thresholds are just the right ones. ``calibration_error``: the mean distance of score and frequency in ten bins.
-    ``log_loss``, ``brier``: over all known pairs of clip and label.
+    their thresholds are just the right ones. ``calibration_error``: the mean distance of score and frequency in ten
+    bins. ``log_loss``, ``brier``: over all known pairs of clip and label.
     """
     rows = class_rows(targets, scores, thresholds)
     scored = np.isfinite(scores).all(1)

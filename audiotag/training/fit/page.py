@@ -7,14 +7,12 @@ import io
 import math
 from collections.abc import Mapping, Sequence
 from html import escape
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from ...text import printable
-
-if TYPE_CHECKING:
-    from .report import Doubt, Outcome
+from .outcome import Doubt, Outcome, class_table
 
 PLAYED_S = 5.0
 PLAYED_RATE_HZ = 22_050
@@ -154,8 +152,8 @@ def _how(outcome: Outcome) -> str:
         lines.append(
             f"Out-of-fold: {main['clips']:,} clips in {len(outcome.folds)} "
             f"{'given ' if outcome.folds.given else ''}folds, each scored by a model that saw none of its fold. "
-            "No recording, no copy of its bytes and no group is on both sides. Settings, calibration and thresholds of a "
-            "fold's model were chosen without the fold, too. The checkpoint itself was then fitted on all of them."
+            "No recording, no copy of its bytes and no group is on both sides. Settings, calibration and thresholds of "
+            "a fold's model were chosen without the fold, too. The checkpoint itself was then fitted on all of them."
         )
         if main["clips"] < metrics["data"]["clips"] - (metrics["test"] or {"clips": 0})["clips"]:
             lines.append(
@@ -172,8 +170,6 @@ def _how(outcome: Outcome) -> str:
 
 
 def _class_table(outcome: Outcome) -> str:
-    from .report import class_table
-
     header, *rows = class_table(outcome)
     shown = ["label", "positives", "average_precision", "precision", "recall", "f1", "false_alarms", "threshold"]
     at = [header.index(name) for name in shown]

@@ -10,7 +10,7 @@ import numpy as np
 from .figures import reliability, top_scores
 
 if TYPE_CHECKING:
-    from .report import Outcome
+    from .outcome import Outcome
 
 INK, ACCENT, FAINT = "#1f2933", "#2563eb", "#9aa5b1"
 NAMED_CELLS = 20  # labels up to which a confusion's cells carry numbers

@@ -1,9 +1,9 @@
 """A probe: logistic regression on kept embeddings, its settings chosen inside, folded into one linear head.
 
 Features are standardised, then decorrelated: with S their covariance over the training clips, x is replaced by L^-1 x,
-where L L^T = S + shrinkage I (a large shrinkage leaves them as they are). What the logistic regression learns on that is
-still linear in the network's features, so standardisation, decorrelation and calibration fold into one weight and bias.
-Decorrelated features need fewer iterations, and which shrinkage serves best differs between networks.
+where L L^T = S + shrinkage I (a large shrinkage leaves them as they are). What the logistic regression learns on that
+is still linear in the network's features, so standardisation, decorrelation and calibration fold into one weight and
+bias. Decorrelated features need fewer iterations, and which shrinkage serves best differs between networks.
 
 Figures are nested. A fold's clips are scored by a model whose layers, regularisation, calibration and thresholds were
 chosen on the other folds alone: on pairs of folds that both stay out of training, one of which is then its own.
@@ -52,7 +52,7 @@ def candidate_layers(sizes: dict[str, int]) -> list[tuple[str, ...]]:
     """Sets of layers to choose among: the embedding, with the hidden layer, with ``mid``, all."""
     mid = tuple(name for name in MID_LAYERS if name in sizes)
     sets = [("embedding",), ("embedding", "hidden"), (*mid, "embedding"), (*mid, "embedding", "hidden"), mid]
-    return [names for names in sets if all(name in sizes for name in names)]
+    return list(dict.fromkeys(names for names in sets if names and all(name in sizes for name in names)))
 
 
 @dataclass(frozen=True)
@@ -224,10 +224,8 @@ def fit_probe(
             chosen = [choice.best(fold) for fold in range(count)]
             final = choice.best(None)
         else:  # two folds leave none to choose on
-            chosen, final = (
-                [Setting(sets[-1 if len(sets) < 4 else 3])] * count,
-                Setting(sets[-1 if len(sets) < 4 else 3]),
-            )
+            final = Setting(max(sets, key=lambda names: sum(problem.features.sizes[name] for name in names)))
+            chosen = [final] * count
         return _finish(problem, chosen, final, choice, run)
 
 

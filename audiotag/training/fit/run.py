@@ -5,9 +5,9 @@ from __future__ import annotations
 import logging
 import math
 import os
+import shutil
 import tempfile
 import time
-from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,25 +15,27 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ...config import CheckpointConfig, HeadConfig
+from ...checkpoints.save import save_checkpoint
 from ...errors import CheckpointError, InvalidInputError
-from ...files import whole_folder
-from ...inference.head import BIAS, WEIGHT, Head
-from .calibrate import clip_max
-from .data import Dataset, check_unreadable, read_data
-from .features import Features, embed_clips
-from .probe import Probe, Problem, fit_probe
+from ...files import read_json, whole_folder, write_json
+from ...inference.head import BIAS, WEIGHT
+from .candidates import better, probe_candidate, scores_of, tuned_candidate
+from .clips import Dataset
+from .data import check_unreadable, read_data
+from .features import Features, embed_clips, network_digest
+from .outcome import Outcome
+from .probe import Problem, fit_probe
 from .problems import Problems
-from .splits import Folds, make_folds
+from .report import write_report
+from .splits import Folds, describe_data, make_folds
 
 if TYPE_CHECKING:
-    from ...checkpoints.load import Checkpoint
     from ...tagger import Tagger
 
 log = logging.getLogger(__name__)
 
 METHODS = ("auto", "probe", "finetune")
-PARTIAL = ".partial"
+PARTIAL, RUN_FILE = ".partial", "run.json"
 CHECKED_CLIPS = 16  # of which the saved folder must give the trained model's scores
 TOLERANCE = 1e-4  # of a score, between the saved checkpoint on audio and the head on kept embeddings
 OWN_SUFFIX = " (own)"  # of a label that AudioSet has too, where both are kept
@@ -174,7 +176,7 @@ def fit(
         dry_run=dry_run,
     )
     if dry_run:
-        return FitRun(None, plan(dataset, fold_set), dataset, fold_set, device)
+        return FitRun(None, describe_data(dataset, fold_set), dataset, fold_set, device)
     features = embed_clips(base, dataset.clips, cache=cache_dir, progress=lambda n, of: tell("embedding", n, of))
     dataset, features = _readable(dataset, features)
     if len(features.failed):
@@ -183,34 +185,57 @@ def fit(
     problem = _problem(dataset, features, fold_set)
     tell("fitting the probe", 0, 1)
     probe = fit_probe(problem, progress=lambda n, of: tell("fitting the probe", n, of))
-    checkpoint = probe_checkpoint(base.checkpoint, probe, dataset, problem, keep_audioset, target.name)
-    from ...checkpoints.save import save_checkpoint
-    from .report import Outcome, write_report
+    name = target.resolve().name
+    best = probe_candidate(base, probe, features, dataset, problem, keep_audioset, name)
+    work = target.with_name(target.name + PARTIAL)
+    compared: dict[str, Any] = {}
+    interrupted = False
+    if _tunes(method, time_limit_s, base):
+        from .tuned import FineTuning, fingerprint
 
+        told = fingerprint(
+            dataset, problem, network_digest(base), keep=keep_audioset, seed=seed, limit=time_limit_s, method=method
+        )
+        _claim(work, told, resume=resume)
+        deadline = None if time_limit_s is None else started + time_limit_s
+        tuning = FineTuning(
+            base, dataset, problem, probe, work, keep_network=keep_audioset, seed=seed, name=name, tell=tell
+        )
+        try:
+            tuned = tuning.run(deadline)
+        except KeyboardInterrupt:
+            tuned, interrupted = None, True
+            log.warning("interrupted: the probe is kept; the same command with --resume goes on with fine-tuning")
+        if tuned is not None:
+            other = tuned_candidate(tuned, base, dataset, problem)
+            best, compared = better(best, other, dataset) if method == "auto" else (other, {})
     outcome = Outcome.of(
-        "probe",
+        best.method,
         dataset,
         fold_set,
-        probe.scores,
-        probe.judged,
-        checkpoint,
-        test_scores=_test_scores(checkpoint, probe, features, dataset),
+        best.scores,
+        best.judged,
+        best.checkpoint,
+        test_scores=best.test_scores(),
         details={
-            **probe.setting.describe(),
-            "chosen_by_fold": [s.describe() for s in probe.settings],
+            **best.details,
+            **compared,
             "base": base.config.name,
             "embedded": features.computed,
             "seconds_embedding": round(embedded_s, 2),
+            **({"interrupted": True} if interrupted else {}),
         },
         seed=seed,
     )
-    with whole_folder(target) as work:
+    with whole_folder(target) as made:
         tell("writing the checkpoint", 0, 1)
-        save_checkpoint(replace(checkpoint, card=checkpoint.card | outcome.card()), work)
-        check_saved(work, checkpoint, features, dataset, device)
+        save_checkpoint(replace(best.checkpoint, card=best.checkpoint.card | outcome.card()), made)
+        check_saved(made, best.expected, dataset, device)
         outcome.metrics["seconds"] = round(time.monotonic() - started, 2)
         tell("writing the report", 0, 1)
-        write_report(work, outcome)
+        write_report(made, outcome)
+    if not interrupted:
+        shutil.rmtree(work, ignore_errors=True)
     return FitRun(target, outcome.metrics, dataset, fold_set, device)
 
 
@@ -287,26 +312,6 @@ def _folds(dataset: Dataset, folds: int | str | None, seed: int) -> Folds:
     )
 
 
-def plan(dataset: Dataset, folds: Folds) -> dict[str, Any]:
-    """What a fit would work on, as a dry run tells it."""
-    targets = dataset.targets
-    length = [clip.duration_s for clip in dataset.clips if math.isfinite(clip.duration_s)]
-    return {
-        "task": dataset.task,
-        "clips": len(dataset.clips),
-        "recordings": len({clip.path for clip in dataset.clips}),
-        "groups": len(set(folds.group.tolist())),
-        "hours": round(sum(length) / 3600, 3),
-        "labels": {name: int(np.nansum(targets[:, k])) for k, name in enumerate(dataset.labels)},
-        "background": int((np.nan_to_num(targets).sum(1) == 0).sum()),
-        "test": int((folds.index < 0).sum()),
-        "folds": dict(sorted(Counter(folds.names[i] for i in folds.index if i >= 0).items())),
-        "folds_given": folds.given,
-        "unreadable": dict(dataset.unreadable),
-        "warnings": [str(problem) for problem in dataset.problems.warnings],
-    }
-
-
 def _readable(dataset: Dataset, features: Features) -> tuple[Dataset, Features]:
     """Both without the clips that could not be decoded; too many of them stop the fit."""
     if not features.failed:
@@ -331,61 +336,32 @@ def _problem(dataset: Dataset, features: Features, folds: Folds) -> Problem:
     return Problem(features, targets, folds, "softmax" if single else "sigmoid", rest)
 
 
-def probe_checkpoint(
-    base: Checkpoint, probe: Probe, dataset: Dataset, problem: Problem, keep_audioset: bool, name: str
-) -> Checkpoint:
-    """The base checkpoint with the probe as its head."""
-    import torch
-
-    head = HeadConfig(
-        labels=dataset.labels,
-        inputs=probe.setting.layers,
-        activation=problem.activation,
-        rest=problem.rest,
-        keep_network=keep_audioset,
-        calibration=None if problem.rest and probe.calibration.method == "platt" else probe.calibration.record(),
-    )
-    state = dict(base.state)
-    state[WEIGHT] = torch.from_numpy(probe.weight.astype(np.float32))
-    state[BIAS] = torch.from_numpy(probe.bias.astype(np.float32))
-    config = own_config(base.config, head, probe.thresholds, probe.support, name)
-    return replace(base, config=config, state=state, origin=name, card=base_card(base))
+def _tunes(method: str, time_limit_s: float | None, base: Tagger) -> bool:
+    """Whether fine-tuning is tried: where asked for; else where a time is given, or an accelerator is there."""
+    if method == "auto":
+        return time_limit_s is not None or not str(base.device).startswith("cpu")
+    return method == "finetune"
 
 
-def own_config(
-    base: CheckpointConfig, head: HeadConfig, thresholds: np.ndarray, support: np.ndarray, name: str
-) -> CheckpointConfig:
-    """The configuration of a checkpoint with this head; AudioSet's labels, where kept, keep the thresholds they had."""
-    kept = base.network.n_labels if head.keep_network else 0
-    before = list(base.thresholds or [None] * kept)[:kept] if kept else []
-    before_support = list(base.threshold_support or [None] * kept)[:kept] if kept else []
-    return replace(
-        base,
-        name=name,
-        head=head,
-        thresholds=(*before, *(None if math.isnan(t) else round(float(t), 6) for t in thresholds)),
-        threshold_support=(*before_support, *(int(n) for n in support)),
-    )
+def _claim(work: Path, told: dict[str, Any], *, resume: bool) -> None:
+    """Take the run's folder: go on with an earlier run of the same kind, or begin anew."""
+    earlier = read_json(work / RUN_FILE)
+    if resume and earlier is not None:
+        differing = [key for key in told if earlier.get(key) != told[key]]
+        if differing:
+            raise InvalidInputError(
+                f"--resume: {work} is of a fit with another {', '.join(differing)}; give the same, or leave "
+                "out --resume to start anew"
+            )
+        return
+    if work.exists():
+        shutil.rmtree(work)
+    work.mkdir(parents=True)
+    write_json(work / RUN_FILE, told)
 
 
-def base_card(base: Checkpoint) -> dict[str, Any]:
-    """The facts of a base checkpoint that hold for one made from it."""
-    card = {
-        key: base.card[key] for key in ("parameters", "gmacs", "licence", "paper") if base.card.get(key) is not None
-    }
-    return {**card, "base": base.config.name}
-
-
-def _test_scores(checkpoint: Checkpoint, probe: Probe, features: Features, dataset: Dataset) -> np.ndarray:
-    """Scores (clips, own labels) of every clip by the final model; what the test split is judged by."""
-    assert checkpoint.config.head is not None
-    head = Head(checkpoint.config.head, probe.weight, probe.bias)
-    windows = head.own_scores(features.windows[:, features.columns(probe.setting.layers)])
-    return clip_max(windows, features.clip, len(dataset.clips))
-
-
-def check_saved(folder: Path, checkpoint: Checkpoint, features: Features, dataset: Dataset, device: str | None) -> None:
-    """Load a checkpoint folder and compare its scores, from audio, with the trained head's on kept embeddings.
+def check_saved(folder: Path, expected: Callable[[int], np.ndarray], dataset: Dataset, device: str | None) -> None:
+    """Load a checkpoint folder and compare its scores, from audio, with the trained model's.
 
     Raises
     ------
@@ -393,23 +369,15 @@ def check_saved(folder: Path, checkpoint: Checkpoint, features: Features, datase
         They differ.
     """
     from ...tagger import Tagger
-    from .features import excerpts
 
     tagger = Tagger.from_pretrained(folder, device=device)
-    head = Head.of(checkpoint.config, checkpoint.state)
-    assert head is not None
     picks = np.unique(np.linspace(0, len(dataset.clips) - 1, CHECKED_CLIPS).astype(int))
-    for i in picks:
-        clip, rows = dataset.clips[i], features.windows[features.clip == i]
-        expected = head.own_scores(rows[:, features.columns(head.config.inputs)]).max(0)
-        source: Any = clip.path
-        if clip.onset_s is not None:
-            span = (clip.onset_s, clip.offset_s or 0.0)
-            source = (next(iter(excerpts(clip.path, [span], tagger.sample_rate))), tagger.sample_rate)
-        got = tagger.scores(source)[-len(expected) :]
-        worst = float(np.abs(got - expected).max())
+    for i in picks.tolist():
+        wanted = expected(i)
+        got = scores_of(tagger, [dataset.clips[i]])[0, -len(wanted) :]
+        worst = float(np.abs(got - wanted).max())
         if not worst <= TOLERANCE:
             raise CheckpointError(
-                f"{clip.name}: the saved checkpoint scores {worst:.2g} off the trained model, more than {TOLERANCE:g}; "
-                "nothing was kept. Please report this"
+                f"{dataset.clips[i].name}: the saved checkpoint scores {worst:.2g} off the trained model, more than "
+                f"{TOLERANCE:g}; nothing was kept. Please report this"
             )

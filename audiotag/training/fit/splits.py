@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+import math
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from ...errors import InvalidInputError
-from .data import Clip
+from .clips import Clip, Dataset
 from .problems import Problems
 
 DEFAULT_FOLDS = 5
@@ -186,3 +188,23 @@ def _natural(name: str) -> tuple[int, float, str]:
         return 0, float(name), name
     except ValueError:
         return 1, 0.0, name
+
+
+def describe_data(dataset: Dataset, folds: Folds) -> dict[str, Any]:
+    """What a fit would work on, as a dry run tells it."""
+    targets = dataset.targets
+    length = [clip.duration_s for clip in dataset.clips if math.isfinite(clip.duration_s)]
+    return {
+        "task": dataset.task,
+        "clips": len(dataset.clips),
+        "recordings": len({clip.path for clip in dataset.clips}),
+        "groups": len(set(folds.group.tolist())),
+        "hours": round(sum(length) / 3600, 3),
+        "labels": {name: int(np.nansum(targets[:, k])) for k, name in enumerate(dataset.labels)},
+        "background": int((np.nan_to_num(targets).sum(1) == 0).sum()),
+        "test": int((folds.index < 0).sum()),
+        "folds": dict(sorted(Counter(folds.names[i] for i in folds.index if i >= 0).items())),
+        "folds_given": folds.given,
+        "unreadable": dict(dataset.unreadable),
+        "warnings": [str(problem) for problem in dataset.problems.warnings],
+    }
