@@ -160,18 +160,42 @@ def _paper() -> Recipe:
 def _open() -> Recipe:
     """From an MN of the student's width: its static weights inherited, gates first, then the last blocks, then all.
 
-    For two processes (``--devices 2``): each draws its own batches.
+    For two processes (``--devices 2``), each of which draws its own batches; about 75 minutes on two idle cores.
     """
-    gates = Phase("gates", 875, 10.0, 12, 2e-3, 30, first_block=3, fresh_clips=4, pool=768)
-    late = Phase("whole", 1_200, 10.0, 16, 1e-3, 50, feature_weight=0.3, first_block=10, fresh_clips=4, pool=1_536)
+    gates = Phase(
+        "gates",
+        3_000,
+        clip_s=10.0,
+        batch_size=12,
+        learning_rate=2e-3,
+        warmup_steps=30,
+        rampdown_start=1_500,
+        rampdown_steps=1_500,
+        last_rate=0.1,
+        first_block=3,
+        fresh_clips=4,
+        pool=768,
+    )
+    late = replace(
+        gates,
+        objective="whole",
+        steps=4_000,
+        batch_size=16,
+        learning_rate=1e-3,
+        rampdown_start=2_500,
+        last_rate=0.3,
+        feature_weight=0.2,
+        first_block=10,
+        pool=1_536,
+    )
     whole = replace(
         late,
-        steps=6_000,
+        steps=12_000,
         batch_size=8,
         learning_rate=5e-4,
         warmup_steps=100,
-        rampdown_start=4_500,
-        rampdown_steps=1_500,
+        rampdown_start=4_000,
+        rampdown_steps=8_000,
         last_rate=0.0,
         first_block=3,
         first_kernel_block=10,
