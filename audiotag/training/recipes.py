@@ -160,7 +160,7 @@ def _paper() -> Recipe:
 def _open() -> Recipe:
     """From an MN of the student's width: its static weights inherited, gates first, then the last blocks, then all.
 
-    For two processes (``--devices 2``), each of which draws its own batches; about 75 minutes on two idle cores.
+    For two processes (``--devices 2``), each of which draws its own batches.
     """
     gates = Phase(
         "gates",
