@@ -160,6 +160,7 @@ def fit(
     tell = progress or (lambda *_: None)
     base = _base_tagger(model, device)
     target = _target(output)
+    replaces = resume and _interrupted(target)
     tell("reading the data", 0, 1)
     dataset, fold_set = _checked(
         data,
@@ -174,6 +175,7 @@ def fit(
         seed=seed,
         keep_audioset=keep_audioset,
         dry_run=dry_run,
+        replaces=replaces,
     )
     if dry_run:
         return FitRun(None, describe_data(dataset, fold_set), dataset, fold_set, device)
@@ -227,13 +229,16 @@ def fit(
         },
         seed=seed,
     )
-    with whole_folder(target) as made:
+    with whole_folder(target.with_name(f".{name}.resumed") if replaces else target) as made:
         tell("writing the checkpoint", 0, 1)
         save_checkpoint(replace(best.checkpoint, card=best.checkpoint.card | outcome.card()), made)
         check_saved(made, best.expected, dataset, device)
         outcome.metrics["seconds"] = round(time.monotonic() - started, 2)
         tell("writing the report", 0, 1)
         write_report(made, outcome)
+    if replaces:
+        shutil.rmtree(target)
+        target.with_name(f".{name}.resumed").rename(target)
     if not interrupted:
         shutil.rmtree(work, ignore_errors=True)
     return FitRun(target, outcome.metrics, dataset, fold_set, device)
@@ -270,9 +275,9 @@ def _target(output: str | os.PathLike[str] | None) -> Path:
 def _checked(data: Any, target: Path, base: Tagger, **options: Any) -> tuple[Dataset, Folds]:
     """The data and its folds, or all problems at once, the output folder's among them."""
     keep, dry_run, seed = options.pop("keep_audioset"), options.pop("dry_run"), options.pop("seed")
-    folds = options["folds"]
+    folds, replaces = options["folds"], options.pop("replaces")
     early = Problems()
-    if not dry_run and target.exists() and (not target.is_dir() or any(target.iterdir())):
+    if not dry_run and target.exists() and (not target.is_dir() or any(target.iterdir())) and not replaces:
         early.error(str(target), "the output folder is not empty", "name a new one, or delete it first")
     try:
         dataset = read_data(data, window_s=base.config.window_s, **options)
@@ -341,6 +346,16 @@ def _tunes(method: str, time_limit_s: float | None, base: Tagger) -> bool:
     if method == "auto":
         return time_limit_s is not None or not str(base.device).startswith("cpu")
     return method == "finetune"
+
+
+def _interrupted(target: Path) -> bool:
+    """Whether a folder is what an interrupted fine-tuning kept, which the same fit may replace."""
+    told = read_json(target / "metrics.json")
+    return (
+        told is not None
+        and bool(told.get("details", {}).get("interrupted"))
+        and target.with_name(target.name + PARTIAL).is_dir()
+    )
 
 
 def _claim(work: Path, told: dict[str, Any], *, resume: bool) -> None:
