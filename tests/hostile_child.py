@@ -1,15 +1,16 @@
 """`audiotag.corpus.child` in which opening a file may end the process, hang, or take all memory, as its name says."""
 
-import builtins
 import os
 import signal
 import time
 
-from audiotag.audio import libsndfile
+from audiotag.corpus import items
+
+opens = items.open_audio
 
 
-def hostile_open(file, *args, **kwargs):
-    name = os.fspath(file) if not isinstance(file, int) else ""
+def hostile_open(source, **options):
+    name = str(source)
     if "segfault" in name:
         os.kill(os.getpid(), signal.SIGSEGV)
     if "hang" in name:
@@ -17,14 +18,15 @@ def hostile_open(file, *args, **kwargs):
     if "memory" in name:
         held = []
         while True:
-            held.append(bytes(1 << 26).replace(b"\0", b"\1"))
+            held.append(bytes(1 << 24).replace(b"\0", b"\1"))
+            time.sleep(0.01)
     if "once" in name and not os.path.exists(name + ".seen"):
-        builtins.open(name + ".seen", "w").close()
+        open(name + ".seen", "w").close()
         os.kill(os.getpid(), signal.SIGKILL)
-    return builtins.open(file, *args, **kwargs)
+    return opens(source, **options)
 
 
-libsndfile.open = hostile_open
+items.open_audio = hostile_open
 
 if __name__ == "__main__":
     from audiotag.corpus.child import main

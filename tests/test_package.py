@@ -28,7 +28,7 @@ CORE = {
     "shtab",
 }
 # Imported inside functions, each behind the extra that declares it; pandas where it is present.
-OPTIONAL = {"av", "pyarrow", "matplotlib", "sounddevice", "pandas"}
+OPTIONAL = {"av", "pyarrow", "matplotlib", "sounddevice", "pandas", "ray", "fsspec"}
 LATE_MODULES = {"plot"}  # may import theirs at the top, since nothing imports them there
 
 

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 KINDS = ("tags", "events", "embeddings")
 OK, ERROR, CHANGED, CRASHED = "ok", "error", "changed", "crashed"
 EVENTS_HOP_S = 1.0
+NUMBERS = ("threshold", "window_s", "hop_s", "on", "off", "min_duration_s", "max_gap_s", "median_s", "segment_s")
 Row = dict[str, Any]
 
 
@@ -57,6 +58,10 @@ class Options:
     batch_size: int | None = None
 
     def __post_init__(self) -> None:
+        for name in NUMBERS:  # 10 and 10.0 are the same run
+            value = getattr(self, name)
+            if isinstance(value, int) and not isinstance(value, bool):
+                object.__setattr__(self, name, float(value))
         if self.kind not in KINDS:
             raise InvalidInputError(f"kind must be one of {', '.join(KINDS)}, got {self.kind!r}")
         if not 0 < float(self.segment_s) < float("inf"):

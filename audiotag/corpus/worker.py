@@ -62,7 +62,8 @@ class Work:
     """What a worker needs to know.
 
     setup: its `model` is filled in by the worker. stamp: the columns that are the same in every row. hang_s: a child
-    that shows no progress for so long is ended. memory_bytes: one that holds more is ended; 0: any amount.
+    that shows no progress for so long is ended. memory_bytes: one that holds more is ended; 0: any amount. child: the
+    module it runs, in place of `CHILD`.
     """
 
     plan: Plan
@@ -71,6 +72,7 @@ class Work:
     retry_errors: bool = False
     hang_s: float = 600.0
     memory_bytes: int = 0
+    child: str = ""
 
 
 class Worker:
@@ -185,7 +187,7 @@ class Worker:
     def _started(self) -> Child:
         """The child, with its model loaded."""
         if self._child is None:
-            self._child = child = Child(CHILD, threads=self.work.setup.threads)
+            self._child = child = Child(self.work.child or CHILD, threads=self.work.setup.threads)
             with tempfile.TemporaryDirectory(prefix="audiotag-model-") as folder:
                 self.model.unpack(folder)
                 child.send(replace(self.work.setup, model=folder))
