@@ -432,7 +432,7 @@ class Tagger:
         return save_checkpoint(self.checkpoint, folder)
 
     def export(self, path: str | os.PathLike[str], *, frontend: bool = True) -> Path:
-        """Write an ONNX file that runs in onnxruntime alone: audio in, scores and embedding out, of any batch and length.
+        """Write an ONNX file that runs in onnxruntime alone: audio in, scores and embedding out, any batch and length.
 
         The file's metadata say labels, sample rate, window and frontend. It is checked by onnxruntime against this
         tagger on sounds of two lengths and three batches before it gets its name.
@@ -442,7 +442,7 @@ class Tagger:
         path : path
             Of the file to write, ``.onnx``.
         frontend : bool
-            Input ``waveform`` (batch, samples), float32 at `sample_rate`; otherwise ``logmel`` (batch, 1, mels, frames).
+            Input ``waveform`` (batch, samples), float32 at `sample_rate`; else ``logmel`` (batch, 1, mels, frames).
 
         Raises
         ------

@@ -70,7 +70,8 @@ def open_runtime(
     if runtime != AUTO:
         if needs_torch and runtime != "torch":
             raise InvalidInputError(
-                f'runtime "{runtime}" runs in float32 on the CPU, but {needs_torch} was asked for; that needs runtime "torch"'
+                f'runtime "{runtime}" runs in float32 on the CPU, but {needs_torch} was asked for; '
+                'leave it out, or use runtime "torch"'
             )
         return makers[runtime]()
     failures = []
@@ -144,7 +145,7 @@ def _candidates(prefer: str) -> Iterator[str]:
 
 def _torch_has_a_gpu() -> bool:
     """Whether torch has a CUDA GPU, without importing it (seconds) where there can be none."""
-    loaded = sys.modules.get("torch")
+    loaded: Any = sys.modules.get("torch")
     if loaded is None:
         spec = find_spec("torch")
         if spec is None or spec.origin is None or not _has_gpu_driver():
