@@ -15,7 +15,7 @@ from .errors import AudiotagError, InvalidInputError
 from .inference.batches import Analysis
 from .inference.engine import Engine, Progress
 from .inference.head import Head
-from .inference.runtime import open_runtime
+from .inference.runtime import AUTO, open_runtime
 from .inference.sources import AudioInput
 from .labels.label_set import LabelLike, LabelSet
 from .live.tracker import MAX_GAP_S
@@ -59,14 +59,16 @@ class Tagger:
         self,
         checkpoint: Checkpoint,
         *,
+        runtime: str = AUTO,
+        prefer: str = "speed",
         device: str | torch.device | None = None,
         dtype: str | torch.dtype | None = None,
         compile: bool = False,
     ) -> None:
         self.checkpoint = checkpoint
         self.config = checkpoint.config
-        runtime = open_runtime(checkpoint, device=device, dtype=dtype, compile=compile)
-        self.engine = Engine(self.config, runtime, Head.of(self.config, checkpoint.state))
+        opened = open_runtime(checkpoint, runtime=runtime, prefer=prefer, device=device, dtype=dtype, compile=compile)
+        self.engine = Engine(self.config, opened, Head.of(self.config, checkpoint.state))
         self.labels: LabelSet = checkpoint.labels
 
     @classmethod
@@ -74,6 +76,8 @@ class Tagger:
         cls,
         name_or_path: str | os.PathLike | None = None,
         *,
+        runtime: str = AUTO,
+        prefer: str = "speed",
         device: str | torch.device | None = None,
         dtype: str | torch.dtype | None = None,
         revision: str | None = None,
@@ -91,6 +95,12 @@ class Tagger:
             A name `audiotag models` lists, a Hub repository id (``"org/name"``), a folder with ``config.json`` and
             ``model.safetensors``, a ``.safetensors`` file, or a released ``.pt``. None: the checkpoint inside the
             package, which needs no network.
+        runtime : {"auto", "torch", "openvino", "onnxruntime"}
+            What runs the network; the scores are the same within 1e-5. "auto": torch where it has a CUDA GPU or where
+            `device`, `dtype` or `compile` need it; otherwise what `prefer` says of those installed. The environment
+            variable ``AUDIOTAG_RUNTIME`` decides for "auto".
+        prefer : {"speed", "start"}
+            What "auto" looks for: the quickest network, or the quickest first result.
         device : str or torch.device, optional
             None: CUDA where torch has it, else the CPU. ``"mps"`` where torch has that.
         dtype : str or torch.dtype, optional
@@ -105,7 +115,9 @@ class Tagger:
         Raises
         ------
         InvalidInputError
-            Unknown name (the message has near ones), device or dtype.
+            Unknown name (the message has near ones), runtime, device or dtype, or some that do not go together.
+        MissingDependencyError
+            The runtime is not installed, or does not work here.
         CheckpointError
             Not found, not fetched (`DownloadError`), not as recorded (`VerificationError`) or malformed.
         """
@@ -117,7 +129,7 @@ class Tagger:
             token=token,
             allow_unverified=allow_unverified,
         )
-        return cls(checkpoint, device=device, dtype=dtype, compile=compile)
+        return cls(checkpoint, runtime=runtime, prefer=prefer, device=device, dtype=dtype, compile=compile)
 
     @property
     def thresholds(self) -> np.ndarray | None:
@@ -140,6 +152,11 @@ class Tagger:
         return self.engine.runtime.device
 
     @property
+    def runtime(self) -> str:
+        """What runs the network: ``"torch"``, ``"openvino"`` or ``"onnxruntime"``."""
+        return self.engine.runtime.name
+
+    @property
     def layers(self) -> dict[str, int]:
         """Names and sizes of the feature vectors `embed` can give; ``mid`` is a concatenation (`MID_LAYERS`)."""
         sizes = {"logmel": self.config.frontend.n_mels, **tap_channels(self.config.network)}
@@ -150,7 +167,7 @@ class Tagger:
         network = self.config.network
         return (
             f"Tagger({self.config.name!r}: {network.architecture} of width {network.width:g}, "
-            f"{len(self.labels)} labels, {self.engine.runtime.dtype} on {self.device}, {self.engine.runtime.name})"
+            f"{len(self.labels)} labels, {self.engine.runtime.dtype} on {self.device}, {self.runtime})"
         )
 
     @overload
@@ -413,6 +430,42 @@ class Tagger:
         from .checkpoints.save import save_checkpoint
 
         return save_checkpoint(self.checkpoint, folder)
+
+    def export(self, path: str | os.PathLike[str], *, frontend: bool = True) -> Path:
+        """Write an ONNX file that runs in onnxruntime alone: audio in, scores and embedding out, any batch and length.
+
+        The file's metadata say labels, sample rate, window and frontend. It is checked by onnxruntime against this
+        tagger on sounds of two lengths and three batches before it gets its name.
+
+        Parameters
+        ----------
+        path : path
+            Of the file to write, ``.onnx``.
+        frontend : bool
+            Input ``waveform`` (batch, samples), float32 at `sample_rate`; else ``logmel`` (batch, 1, mels, frames).
+
+        Raises
+        ------
+        MissingDependencyError
+            onnxruntime, which checks the file, is not installed.
+        OutputError
+            The disk refuses, or the file does not give the same scores within 2e-5; nothing is left.
+        CheckpointError
+            The network is larger than the format allows, 2 GB.
+        """
+        from .runtimes.export import export_model
+
+        engine = self.engine
+        if engine.runtime.dtype != "float32":  # the file is, and is held against the same
+            engine = Tagger(self.checkpoint, runtime="torch", device="cpu").engine
+
+        def reference(waveforms: np.ndarray) -> tuple[Any, np.ndarray, np.ndarray]:
+            logmel = engine.runtime.log_mel(waveforms)
+            shown = logmel if isinstance(logmel, np.ndarray) else logmel.cpu().numpy()
+            return shown, engine.scores(logmel), engine.features(logmel, ("embedding",))
+
+        state, card = self.checkpoint.state, self.checkpoint.card
+        return export_model(path, state, self.config, self.labels, reference, frontend=frontend, facts=card)
 
     def push_to_hub(self, repo_id: str, *, token: str | bool | None = None, private: bool = False) -> str:
         """Upload what `save_pretrained` writes to a Hub repository; returns the revision made."""

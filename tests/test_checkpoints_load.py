@@ -23,7 +23,7 @@ from audiotag.config import FrontendConfig, NetworkConfig
 from audiotag.errors import AudiotagError, CheckpointError
 from audiotag.networks.build import build_network
 
-from .tiny import tiny_checkpoint
+from .tiny import tensors, tiny_checkpoint
 
 
 @pytest.fixture(scope="module")
@@ -36,12 +36,12 @@ def tiny():
 @pytest.fixture
 def pt_file(tiny, tmp_path):
     path = tmp_path / "foreign.pt"
-    torch.save(tiny.state, path)
+    torch.save(tensors(tiny.state), path)
     return path
 
 
 def same(a, b):
-    return list(a) == list(b) and all(torch.equal(a[name], b[name]) for name in a)
+    return list(a) == list(b) and all(np.array_equal(a[name], b[name]) for name in a)
 
 
 def shapes_of(config):
@@ -68,7 +68,7 @@ def test_built_network_is_the_one_saved(tiny, tmp_path):
     assert torch.equal(torch.random.get_rng_state(), seed)  # the caller's random numbers are his
     assert not network.training and not any(p.requires_grad for p in network.parameters())
     reference = build_network(tiny.config.network)
-    reference.load_state_dict(tiny.state)
+    reference.load_state_dict(tensors(tiny.state))
     x = torch.from_numpy(np.random.default_rng(0).standard_normal((2, 1, 128, 40), dtype=np.float32))
     with torch.no_grad():
         assert torch.equal(network(x).logits, reference.eval()(x).logits)
@@ -77,7 +77,7 @@ def test_built_network_is_the_one_saved(tiny, tmp_path):
 
 
 def test_half_precision_file_is_float32_in_memory(tiny, tmp_path):
-    half = {name: t.half() if t.is_floating_point() else t for name, t in tiny.state.items()}
+    half = {name: t.half() if t.is_floating_point() else t for name, t in tensors(tiny.state).items()}
     save_weights(tmp_path / "half.safetensors", half, tiny.config, tiny.card)
     save_weights(tmp_path / "full.safetensors", tiny.state, tiny.config, tiny.card)
     found = load_checkpoint(tmp_path / "half.safetensors")
@@ -93,7 +93,7 @@ def test_one_checkpoint_has_one_digest(tiny, tmp_path):
 
 def test_safetensors_without_header_takes_the_config_beside_it_or_infers(tiny, tmp_path):
     folder = save_checkpoint(tiny, tmp_path / "x")
-    save_file(tiny.state, folder / "other.safetensors")
+    save_file(tensors(tiny.state), folder / "other.safetensors")
     assert load_checkpoint(folder / "other.safetensors").config == tiny.config
     shutil.move(folder / "other.safetensors", tmp_path / "alone.safetensors")
     inferred = load_checkpoint(tmp_path / "alone.safetensors").config
@@ -148,7 +148,7 @@ def test_imagenet_files_keep_their_temperature():
 
 @pytest.mark.parametrize("name", ["mn_hop_99999.pt", "mn_mels_0.pt", "mn_mels_999999999.pt"])
 def test_a_name_that_says_what_cannot_be(tiny, tmp_path, name):
-    torch.save(tiny.state, tmp_path / name)
+    torch.save(tensors(tiny.state), tmp_path / name)
     with pytest.raises(CheckpointError, match=rf"{name}: its name says what cannot be \((hop_samples|n_mels) must be"):
         load_checkpoint(tmp_path / name)
 
@@ -171,7 +171,7 @@ def test_foreign_pt(tiny, pt_file, caplog):
     ],
 )
 def test_usual_wrappings_are_taken_off(tiny, tmp_path, wrap):
-    torch.save(wrap(tiny.state), tmp_path / "x.pt")
+    torch.save(wrap(tensors(tiny.state)), tmp_path / "x.pt")
     assert same(load_checkpoint(tmp_path / "x.pt").state, tiny.state)
 
 
@@ -241,16 +241,16 @@ NORM = "in_c.1.running_var"
             lambda s: s.update({FIRST: s[FIRST][:, :, :1].clone()}),
             rf"wrong shape: {FIRST} \(8, 1, 1, 3\) instead of \(8, 1, 3, 3\)",
         ),
-        (lambda s: s.update({FIRST: s[FIRST].int()}), rf"wrong type: {FIRST} is torch.int32"),
+        (lambda s: s.update({FIRST: s[FIRST].int()}), rf"wrong type: {FIRST} is int32"),
         (lambda s: s.update({FIRST: torch.full_like(s[FIRST], float("nan"))}), rf"not finite: {FIRST}"),
         (lambda s: s.update({NORM: torch.full_like(s[NORM], float("inf"))}), rf"not finite: {NORM}"),
         (lambda s: s.update({NORM: -s[NORM]}), rf"negative variances: {NORM}"),
-        (lambda s: s.update({FIRST: s[FIRST].to(torch.complex64)}), rf"wrong type: {FIRST} is torch.complex64"),
+        (lambda s: s.update({FIRST: s[FIRST].to(torch.complex64)}), rf"wrong type: {FIRST} is complex64"),
     ],
 )
 @pytest.mark.parametrize("form", ["pt", "safetensors", "folder"])
 def test_tensors_that_do_not_fit_are_named(tiny, tmp_path, change, named, form):
-    state = dict(tiny.state)
+    state = tensors(tiny.state)
     change(state)
     if form == "pt":
         if FIRST not in state:
@@ -302,7 +302,7 @@ def test_a_compressed_pt_is_not_inflated(tiny, pt_file, tmp_path):
 
 def test_one_value_shown_many_times_is_no_tensor(tiny, tmp_path):
     name = "classifier.2.weight"
-    state = {**tiny.state, name: torch.zeros(1).expand(tiny.state[name].shape)}
+    state = {**tensors(tiny.state), name: torch.zeros(1).expand(tiny.state[name].shape)}
     torch.save(state, tmp_path / "x.pt")
     with pytest.raises(CheckpointError, match=rf"wrong type: {name}"):
         load_checkpoint(tmp_path / "x.pt")
@@ -312,7 +312,7 @@ def test_damaged_files_are_refused_or_whole(tmp_path):
     """Truncations and random bytes: either a checkpoint of the right network comes out, or a named error."""
     tiny = tiny_checkpoint("mn", n_labels=5)
     save_weights(tmp_path / "whole.safetensors", tiny.state, tiny.config, tiny.card)
-    torch.save(tiny.state, tmp_path / "whole.pt")
+    torch.save(tensors(tiny.state), tmp_path / "whole.pt")
     rng = np.random.default_rng(1)
     refused = 0
     for whole in (tmp_path / "whole.safetensors", tmp_path / "whole.pt"):

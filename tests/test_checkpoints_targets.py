@@ -14,7 +14,7 @@ from audiotag.checkpoints.load import load_checkpoint, save_weights
 from audiotag.checkpoints.save import convert, save_checkpoint
 from audiotag.errors import AudioError, CheckpointError, DownloadError, InvalidInputError, OutputError
 
-from .tiny import sound, tiny_checkpoint
+from .tiny import sound, tensors, tiny_checkpoint
 
 
 @pytest.fixture(scope="module")
@@ -174,7 +174,7 @@ def test_config_values_that_cannot_be(five, tmp_path, part, key, value, named):
     if key != "labels":
         plain["labels"] = None if key == "n_labels" else plain["labels"]
     (tmp_path / "config.json").write_text(json.dumps({"format_version": 1, **plain}))
-    save_file(five.state, tmp_path / "model.safetensors")
+    save_file(tensors(five.state), tmp_path / "model.safetensors")
     with pytest.raises(CheckpointError, match=named):
         load_checkpoint(tmp_path)
 
@@ -224,7 +224,7 @@ def test_a_failed_conversion_names_the_folder_that_was_asked_for(five, tmp_path,
 
 
 def test_weights_that_overflow_are_the_checkpoints_fault(five):
-    state = dict(five.state)
+    state = tensors(five.state)
     state["layers.3.depth_norm.weight"] = torch.full_like(state["layers.3.depth_norm.weight"], 3e38)
     tagger = Tagger(replace(five, state=state), device="cpu")
     named = "tiny: this checkpoint's weights overflow in float32"

@@ -28,7 +28,18 @@ CORE = {
     "shtab",
 }
 # Imported inside functions, each behind the extra that declares it; pandas where it is present.
-OPTIONAL = {"av", "pyarrow", "matplotlib", "sounddevice", "pandas", "ray", "fsspec"}
+OPTIONAL = {"av", "pyarrow", "matplotlib", "sounddevice", "pandas", "onnxruntime", "openvino", "ray", "fsspec"}
+# Where torch may be imported at the top; everywhere else only inside functions, for a torch-free install runs them too.
+TORCH_MODULES = {
+    "frontend/logmel.py",
+    "inference/devices.py",
+    "networks/build.py",
+    "networks/dymn.py",
+    "networks/mobilenet.py",
+    "runtimes/fused.py",
+    "runtimes/fused_steps.py",
+    "runtimes/torch.py",
+}
 LATE_MODULES = {"plot"}  # may import theirs at the top, since nothing imports them there
 
 
@@ -107,6 +118,7 @@ def test_the_inference_line_imports_only_what_it_declares(path):
             continue
         late = late or path.stem in LATE_MODULES
         assert package in CORE or (late and package in OPTIONAL), f"{package} in {path.name}"
+        assert package != "torch" or late or path.relative_to(ROOT / "audiotag").as_posix() in TORCH_MODULES, path.name
     tree = ast.parse(path.read_text())
     hinted = typing_only(tree)
     inner = [n for n in ast.walk(tree) if isinstance(n, ast.ImportFrom) and n.level and id(n) not in hinted]

@@ -17,7 +17,7 @@ from audiotag.frontend.logmel import LogMel
 from audiotag.networks.build import build_network
 from audiotag.results.embeddings import MID_LAYERS
 
-from .tiny import RATE, sound, tiny_checkpoint
+from .tiny import RATE, sound, tensors, tiny_checkpoint
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +33,7 @@ def tagger(checkpoint):
 def textbook_scores(checkpoint, window):
     """The definition: frontend, network, sigmoid on one whole window, nothing fused or shared."""
     network = build_network(checkpoint.config.network)
-    network.load_state_dict(checkpoint.state)
+    network.load_state_dict(tensors(checkpoint.state))
     with torch.no_grad():
         logits = network.eval()(LogMel()(torch.from_numpy(window)[None])).logits
     return logits.sigmoid()[0].numpy()
@@ -155,7 +155,7 @@ def test_layers_have_their_sizes_and_concatenate(tagger):
 
 def test_block_embeddings_are_hooked_feature_maps(tagger, checkpoint):
     network = build_network(checkpoint.config.network)
-    network.load_state_dict(checkpoint.state)
+    network.load_state_dict(tensors(checkpoint.state))
     seen = {}
     network.layers[7].register_forward_hook(lambda _m, _i, out: seen.update(map=out))
     x = sound(10)

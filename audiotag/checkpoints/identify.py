@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 from ..config import MAX_WIDTH, N_AUDIOSET_LABELS, CheckpointConfig, FrontendConfig, NetworkConfig
 from ..errors import CheckpointError, InvalidInputError
@@ -15,15 +15,12 @@ from ..networks.table import BLOCKS, HIDDEN_CHANNELS, state_shapes
 
 log = logging.getLogger(__name__)
 
-if TYPE_CHECKING:
-    from torch import Tensor
-
 MIN_WIDTH = 0.05
 IMAGENET_TEMPERATURE = 30.0  # DyMN files named *_im were saved before the temperature was lowered
 STRIDES = {"s2221": (2, 2, 2, 1), "s2211": (2, 2, 1, 1)}
 
 
-def candidate_widths(state: Mapping[str, Tensor], last: str, hidden: str | None) -> Iterator[float]:
+def candidate_widths(state: Mapping[str, Any], last: str, hidden: str | None) -> Iterator[float]:
     """Yield the widths that the head's sizes allow, round ones first.
 
     Channel counts are rounded to multiples of 8, so several widths give one count; the classifier's hidden layer,
@@ -40,7 +37,7 @@ def candidate_widths(state: Mapping[str, Tensor], last: str, hidden: str | None)
     )
 
 
-def infer_network(state: Mapping[str, Tensor], where: str) -> NetworkConfig:
+def infer_network(state: Mapping[str, Any], where: str) -> NetworkConfig:
     """Return the network configuration whose names and shapes a state dict has.
 
     Where none fits exactly the nearest one is returned, so that strict loading can name what differs.
@@ -91,7 +88,7 @@ def infer_network(state: Mapping[str, Tensor], where: str) -> NetworkConfig:
     return nearest[1]
 
 
-def infer_config(state: Mapping[str, Tensor], path: Path) -> CheckpointConfig:
+def infer_config(state: Mapping[str, Any], path: Path) -> CheckpointConfig:
     """Return the configuration of a file that has none: the network from names and shapes, the rest from its file name.
 
     Released files are named for what their tensors do not show: ``hop_<ms>`` is the frontend's hop, ``mels_<n>`` its

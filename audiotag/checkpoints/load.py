@@ -9,16 +9,14 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-from torch import Tensor, nn
+import numpy as np
 
 from ..checks import shown
 from ..config import N_AUDIOSET_LABELS, CheckpointConfig
 from ..errors import AudiotagError, CheckpointError, InvalidInputError
 from ..labels.label_set import LabelSet, audioset_labels
-from ..networks.build import build_network
 from ..networks.state import check_state, network_state
 from .access import Access, CacheDir, Token
 from .digests import digests
@@ -26,6 +24,9 @@ from .fetch import CONFIG_FILE, fetch_entry, fetch_repository, release_url
 from .identify import infer_config
 from .manifest import HUB_FILE, Entry, Manifest, manifest
 from .tensor_files import read_pt, read_safetensors, write_safetensors
+
+if TYPE_CHECKING:
+    from torch import nn
 
 log = logging.getLogger(__name__)
 
@@ -43,9 +44,9 @@ class Checkpoint:
     Parameters
     ----------
     config : CheckpointConfig
-    state : dict of str to Tensor
-        Names and shapes of the network's state dict, and the head's; checked, and brought to float32 (batch counters to
-        int64), on the CPU.
+    state : dict of str to ndarray
+        Names and shapes of the network's state dict, and the head's; given as arrays or torch tensors, checked, and
+        brought to float32 (batch counters to int64).
     origin : str
         Where it came from, in words.
     card : dict
@@ -58,7 +59,7 @@ class Checkpoint:
     """
 
     config: CheckpointConfig
-    state: dict[str, Tensor] = field(repr=False)
+    state: dict[str, np.ndarray] = field(repr=False)
     origin: str
     card: dict[str, Any] = field(default_factory=dict, repr=False)
 
@@ -181,6 +182,7 @@ def _load_folder(folder: Path, origin: str) -> Checkpoint:
 def _load_file(path: Path) -> Checkpoint:
     if not path.is_file():
         raise CheckpointError(f"{path}: must be a regular file or a folder, for it is read more than once")
+    state: dict[str, Any]
     if path.suffix == ".safetensors":
         state, metadata = read_safetensors(path)
         if HEADER_KEY in metadata:
@@ -212,8 +214,12 @@ def _recognise(path: Path) -> tuple[CheckpointConfig, dict[str, Any]] | None:
 
 
 def build(checkpoint: Checkpoint) -> nn.Module:
-    """Make the checkpoint's network with a copy of its weights, in evaluation mode and without gradients."""
-    state = {name: tensor.clone() for name, tensor in network_state(checkpoint.state).items()}
+    """Make the checkpoint's network in torch with a copy of its weights, in evaluation mode and without gradients."""
+    import torch
+
+    from ..networks.build import build_network
+
+    state = {name: torch.tensor(array) for name, array in network_state(checkpoint.state).items()}
     with torch.device("meta"):  # no initial weights: they would cost time and draw from the caller's random numbers
         network = build_network(checkpoint.config.network)
     network.load_state_dict(state, strict=True, assign=True)
@@ -268,7 +274,7 @@ def config_text(config: CheckpointConfig, card: Mapping[str, Any]) -> str:
 
 
 def save_weights(
-    path: str | os.PathLike[str], state: Mapping[str, Tensor], config: CheckpointConfig, card: Mapping[str, Any]
+    path: str | os.PathLike[str], state: Mapping[str, Any], config: CheckpointConfig, card: Mapping[str, Any]
 ) -> None:
     """Write a single ``.safetensors`` file that carries its own configuration and facts; `load_checkpoint` reads it.
 

@@ -12,12 +12,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
-from safetensors import safe_open
-from safetensors.torch import save
-from torch import Tensor
+import numpy as np
+from safetensors import deserialize, safe_open
 
-from ..errors import CheckpointError
+from ..errors import CheckpointError, MissingDependencyError
 from ..files import write_whole
 from ..networks.state import few
 
@@ -27,8 +25,8 @@ NESTED = 3  # levels; deeper is nobody's
 PREFIXES = ("module.", "_orig_mod.", "model.", "network.", "net.")
 
 
-def read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Read tensors and header metadata of a safetensors file.
+def read_safetensors(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+    """Read tensors and header metadata of a safetensors file; bfloat16, which numpy lacks, becomes float32.
 
     Raises
     ------
@@ -36,16 +34,29 @@ def read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         If it cannot be read or is damaged.
     """
     try:
-        with safe_open(path, framework="pt") as file:
-            return {name: file.get_tensor(name) for name in file.keys()}, dict(file.metadata() or {})  # noqa: SIM118
+        with safe_open(path, framework="np") as file:
+            metadata = dict(file.metadata() or {})
+            names = list(file.keys())
+            if not any(file.get_slice(name).get_dtype() == "BF16" for name in names):
+                return {name: file.get_tensor(name) for name in names}, metadata
+        return {name: _array(**stored) for name, stored in deserialize(path.read_bytes())}, metadata
     except Exception as error:  # a damaged file makes safetensors raise nearly anything
         raise CheckpointError(
             f"{path}: cannot be read as safetensors ({error}); fetch or copy the file again"
         ) from error
 
 
-def read_pt(path: Path) -> dict[str, Tensor]:
-    """Read the state dict in a ``.pt`` file, without running anything in it.
+def _array(dtype: str, shape: list[int], data: bytes) -> np.ndarray:
+    """A stored tensor. A bfloat16 is the upper half of a float32."""
+    if dtype == "BF16":
+        return (np.frombuffer(data, "<u2").astype(np.uint32) << 16).view(np.float32).reshape(shape)
+    kinds = {"F": "f", "I": "i", "U": "u", "B": "?"}
+    kind = "?" if dtype == "BOOL" else f"<{kinds[dtype[0]]}{int(dtype[1:]) // 8}"
+    return np.frombuffer(data, kind).reshape(shape)
+
+
+def read_pt(path: Path) -> dict[str, Any]:
+    """Read the state dict of torch tensors in a ``.pt`` file, without running anything in it.
 
     Nesting under a usual key (``state_dict``, ``model``, ...) and a usual prefix of every name (``module.``, ...) are
     taken off. Only the zip form that torch.save has written since 1.6 is opened: the older ones are bare pickles,
@@ -55,7 +66,16 @@ def read_pt(path: Path) -> dict[str, Tensor]:
     ------
     CheckpointError
         If it cannot be read, holds code or other objects, or no state dict.
+    MissingDependencyError
+        If torch, which reads such files, is not installed.
     """
+    try:
+        import torch
+    except ImportError as error:
+        raise MissingDependencyError(
+            f"{path}: reading a .pt file needs torch: pip install torch; or, where torch is, make safetensors of it "
+            "with Tagger.save_pretrained"
+        ) from error
     try:
         with path.open("rb") as file:
             is_zip = file.read(len(ZIP_MAGIC)) == ZIP_MAGIC  # what torch.load looks at, too
@@ -96,7 +116,9 @@ def _refuse_inflation(path: Path) -> None:
         )
 
 
-def _state_dict(loaded: Any, path: Path) -> dict[str, Tensor]:
+def _state_dict(loaded: Any, path: Path) -> dict[str, Any]:
+    from torch import Tensor
+
     for _ in range(NESTED):
         inner = [key for key in NESTING if isinstance(loaded, Mapping) and isinstance(loaded.get(key), Mapping)]
         if not inner:
@@ -121,13 +143,24 @@ def _describe(loaded: Any) -> str:
     return "an empty mapping" if isinstance(loaded, Mapping) else f"a {type(loaded).__name__}"
 
 
-def write_safetensors(path: Path, state: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
-    """Write tensors and header metadata; the file appears whole or not at all.
+def write_safetensors(path: Path, state: Mapping[str, Any], metadata: Mapping[str, str]) -> None:
+    """Write arrays or torch tensors, and header metadata; the file appears whole or not at all.
 
     Raises
     ------
     OutputError
         If the disk refuses.
     """
-    dense = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
-    write_whole(path, save(dense, metadata=dict(metadata)))
+    content: bytes
+    if all(isinstance(value, np.ndarray) for value in state.values()):
+        from safetensors.numpy import save
+
+        arrays = {name: np.ascontiguousarray(array).reshape(array.shape) for name, array in state.items()}
+        content = save(arrays, metadata=dict(metadata))
+    else:  # tensors, whose types may be ones that numpy lacks
+        import torch
+        from safetensors.torch import save as save_tensors
+
+        tensors = {name: torch.as_tensor(tensor).detach().cpu().contiguous() for name, tensor in state.items()}
+        content = save_tensors(tensors, metadata=dict(metadata))
+    write_whole(path, content)

@@ -1,4 +1,4 @@
-"""Commands about checkpoints and their labels: models, fetch, convert, labels."""
+"""Commands about checkpoints and their labels: models, fetch, convert, export, labels."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import argparse
 import json
 from typing import Any
 
+from ..errors import InvalidInputError
 from .options import add_cache_option, add_text_or_json, add_unverified_option, table
 
 
@@ -28,6 +29,16 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
     add_cache_option(convert)
     add_unverified_option(convert)
     convert.set_defaults(run=run_convert)
+
+    export = commands.add_parser("export", help="write a checkpoint as an ONNX file that runs without audiotag")
+    export.add_argument(
+        "name", nargs="?", metavar="NAME", help="a checkpoint as for --model (default: the built-in one)"
+    )
+    export.add_argument("-o", "--output", required=True, metavar="FILE", help="the file to write, .onnx")
+    export.add_argument("--no-frontend", action="store_true", help="the file takes log-mel instead of waveforms")
+    add_cache_option(export)
+    add_unverified_option(export)
+    export.set_defaults(run=run_export)
 
     labels = commands.add_parser("labels", help="list or search the labels")
     labels.add_argument("words", nargs="*", metavar="WORDS", help="words that a label's name must contain")
@@ -95,6 +106,19 @@ def run_convert(args: argparse.Namespace) -> int:
     from ..checkpoints.save import convert
 
     print(convert(args.source, args.folder, cache_dir=args.cache_dir, allow_unverified=args.allow_unverified))
+    return 0
+
+
+def run_export(args: argparse.Namespace) -> int:
+    """Write an ONNX file and print where it is."""
+    from ..tagger import Tagger
+
+    if not args.output.endswith(".onnx"):
+        raise InvalidInputError(f"-o {args.output}: an ONNX file's name must end in .onnx")
+    tagger = Tagger.from_pretrained(
+        args.name, prefer="start", cache_dir=args.cache_dir, allow_unverified=args.allow_unverified
+    )
+    print(tagger.export(args.output, frontend=not args.no_frontend))
     return 0
 
 

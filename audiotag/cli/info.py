@@ -11,7 +11,18 @@ from typing import Any
 
 from .options import add_text_or_json, table
 
-PACKAGES = ("torch", "numpy", "soundfile", "av", "soxr", "safetensors", "huggingface_hub", "tqdm")
+PACKAGES = (
+    "torch",
+    "openvino",
+    "onnxruntime",
+    "numpy",
+    "soundfile",
+    "av",
+    "soxr",
+    "safetensors",
+    "huggingface_hub",
+    "tqdm",
+)
 EXTRAS = {"parquet": "pyarrow", "plot": "matplotlib", "mic": "sounddevice", "train": "lightning"}
 
 
@@ -36,9 +47,9 @@ def installation() -> dict[str, Any]:
     """Gather versions, devices, threads, cache and extras, as one flat dictionary of names to plain values."""
     import huggingface_hub.constants
     import soundfile
-    import torch
 
     from ..checkpoints.manifest import manifest
+    from ..runtimes.looped import usable_cores
     from ..version import __version__
 
     facts: dict[str, Any] = {
@@ -46,9 +57,10 @@ def installation() -> dict[str, Any]:
         "python": sys.version.split()[0],
         "platform": platform.platform(),
         "cpus": os.cpu_count(),
-        "torch threads": torch.get_num_threads(),
-        "cuda": torch.cuda.get_device_name() if torch.cuda.is_available() else "no",
-        "mps": "yes" if torch.backends.mps.is_available() else "no",
+        "cores for this process": usable_cores(),
+        "runtime": _runtime("speed"),
+        "runtime of short commands": _runtime("start"),
+        **_torch(),
         **{name: _version(name) for name in PACKAGES},
         "libsndfile": soundfile.__libsndfile_version__,
         "hub endpoint": huggingface_hub.constants.ENDPOINT,
@@ -58,6 +70,32 @@ def installation() -> dict[str, Any]:
     }
     facts.update({f"extra [{extra}]": _version(package) for extra, package in EXTRAS.items()})
     return facts
+
+
+def _runtime(prefer: str) -> str:
+    """What "auto" chooses here for the default checkpoint."""
+    from ..checkpoints.load import load_checkpoint
+    from ..errors import AudiotagError
+    from ..inference.runtime import open_runtime
+
+    try:
+        runtime = open_runtime(load_checkpoint(), prefer=prefer)
+    except AudiotagError as error:
+        return f"none: {error}"
+    return f"{runtime.name} on {runtime.device}"
+
+
+def _torch() -> dict[str, Any]:
+    """What torch says of this machine, where it is installed and works."""
+    try:
+        import torch
+    except Exception as error:  # a broken installation may raise anything; its version stands below
+        return {} if isinstance(error, ModuleNotFoundError) else {"torch fails": f"{type(error).__name__}: {error}"}
+    return {
+        "torch threads": torch.get_num_threads(),
+        "cuda": torch.cuda.get_device_name() if torch.cuda.is_available() else "no",
+        "mps": "yes" if torch.backends.mps.is_available() else "no",
+    }
 
 
 def _version(package: str) -> str:

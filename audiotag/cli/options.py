@@ -50,6 +50,12 @@ def add_model(parser: argparse.ArgumentParser) -> None:
     """Add the group "checkpoint": which one, and how it runs; `audiotag.cli.session.load_tagger` reads it."""
     group = parser.add_argument_group("checkpoint")
     group.add_argument("--model", metavar="NAME", help="a name of 'audiotag models', a file, folder or Hub repository")
+    group.add_argument(
+        "--runtime",
+        choices=("auto", "torch", "openvino", "onnxruntime"),
+        default="auto",
+        help="what runs the network; scores are the same (default: auto, the quickest here for this much audio)",
+    )
     group.add_argument("--device", help="cpu, cuda, cuda:1, mps ... (default: cuda where there is one, else cpu)")
     group.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), default="float32")
     group.add_argument("--batch-size", type=int, metavar="N", help="windows per run of the network; changes speed only")

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from ..runs.run import Task
     from ..tagger import Tagger
 
+SHORT_FILES, SHORT_BYTES = 8, 16_000_000  # up to which starting takes longer than the network
+
 
 def load_tagger(args: argparse.Namespace) -> Tagger:
     """Make the tagger that the options of the group "checkpoint" say."""
@@ -31,6 +33,8 @@ def load_tagger(args: argparse.Namespace) -> Tagger:
 
     return Tagger.from_pretrained(
         args.model,
+        runtime=args.runtime,
+        prefer="start" if _is_short(args) else "speed",
         device=args.device,
         dtype=args.dtype,
         revision=args.revision,
@@ -38,6 +42,18 @@ def load_tagger(args: argparse.Namespace) -> Tagger:
         local_files_only=args.local_files_only,
         allow_unverified=args.allow_unverified,
     )
+
+
+def _is_short(args: argparse.Namespace) -> bool:
+    """Whether there is so little to do that most of the time goes into starting; the same for a run that is resumed."""
+    paths = [args.path] if hasattr(args, "path") else getattr(args, "paths", [])
+    if not 0 < len(paths) <= SHORT_FILES or getattr(args, "from_file", None) is not None:
+        return False
+    try:
+        total = sum(0 if path == STDIN else os.path.getsize(path) for path in paths)
+    except OSError:  # a pattern, or what is reported later
+        return False
+    return total <= SHORT_BYTES and not any(os.path.isdir(path) for path in paths)
 
 
 @dataclass(frozen=True)

@@ -5,12 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-import torch
 
 from ..audio.recording import open_audio
 from ..config import FrontendConfig
-from .logmel import LogMel
 from .mel import min_samples
+from .numpy_logmel import NumpyLogMel
 
 MAX_COLUMNS = 1500  # more than a picture has room for
 
@@ -39,7 +38,7 @@ def logmel_image(
     numpy.ndarray, float32, (mels, columns)
     """
     config = frontend or FrontendConfig()
-    transform = LogMel(config)
+    transform = NumpyLogMel(config)
     # Blocks are whole numbers of frames, with what the first frame of the next needs left over from the last. Frames
     # at the seams see reflected samples: too little to be seen in a picture.
     block = config.hop_samples * 3000
@@ -50,8 +49,7 @@ def logmel_image(
     def add(samples: np.ndarray) -> None:
         nonlocal seen
         samples = np.pad(samples, (0, max(0, min_samples(config) - len(samples))))
-        with torch.inference_mode():
-            image = transform(torch.from_numpy(samples)[None])[0, 0].double().numpy()
+        image = transform(samples[np.newaxis])[0, 0].astype(np.float64)
         where = np.minimum((seen + np.arange(image.shape[1])) * n_columns // frames, n_columns - 1)
         firsts = np.flatnonzero(np.diff(where, prepend=-1))
         sums[:, where[firsts]] += np.add.reduceat(image, firsts, axis=1)

@@ -6,16 +6,20 @@ are dealt out to requests of one thread each, which is the most work per second:
 
 from __future__ import annotations
 
+import contextlib
+import math
 import os
 import threading
 from abc import ABC, abstractmethod
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from ..config import FrontendConfig, NetworkConfig
+from ..errors import AudiotagError, MissingDependencyError
 from ..frontend.numpy_logmel import NumpyLogMel
 from ..networks.table import tap_channels
 from .protocol import SCORES
@@ -40,10 +44,14 @@ class Form(NamedTuple):
 
 
 def usable_cores() -> int:
-    """CPU cores that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0)) or 1
-    return os.cpu_count() or 1
+    """CPU cores that this process may use: its affinity, its container's quota and ``OMP_NUM_THREADS`` say so."""
+    cores = [len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1]
+    with contextlib.suppress(OSError, ValueError):
+        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
+        cores.append(math.ceil(int(quota) / int(period)))  # "max", no number: no quota
+    with contextlib.suppress(ValueError):
+        cores.append(int(os.environ.get("OMP_NUM_THREADS", "")))
+    return max(1, min(cores))
 
 
 class LoopedRuntime(ABC):
@@ -79,6 +87,7 @@ class LoopedRuntime(ABC):
         self.default_batch = 1 if self.threads == 1 else WINDOWS_PER_REQUEST * min(self.threads, MAX_REQUESTS)
         self._log_mel = NumpyLogMel(frontend, self.threads)
         self._sizes = {SCORES: network.n_labels, **tap_channels(network)}
+        self._usual = tuple(name for name in HEAD_OUTPUTS if name in self._sizes)
         self._start()
 
     def _start(self) -> None:
@@ -92,6 +101,24 @@ class LoopedRuntime(ABC):
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
         self._start()
+
+    def prepare(self, frames: int) -> None:
+        """Make the graph for one window ready, so that what is wrong shows now.
+
+        Raises
+        ------
+        MissingDependencyError
+            The library does not run this network on this machine.
+        """
+        try:
+            self._form(Form(self._usual, None if self.any_length else frames, 1))
+        except AudiotagError:
+            raise
+        except Exception as error:  # whatever the library raises
+            raise MissingDependencyError(
+                f'runtime "{self.name}" does not run this network here ({type(error).__name__}: {str(error)[:300]}); '
+                f"update {self.name}, or choose another runtime"
+            ) from error
 
     def log_mel(self, waveforms: np.ndarray) -> np.ndarray:
         """Compute log-mel (B, 1, mels, frames) of waveforms (B, samples), float32, at the checkpoint's rate."""
@@ -110,8 +137,7 @@ class LoopedRuntime(ABC):
             return found
         if not len(logmel):
             return found | {name: np.empty((0, self._sizes[name]), np.float32) for name in wanted}
-        usual = tuple(name for name in HEAD_OUTPUTS if name in self._sizes)
-        graph = usual if set(wanted) <= set(usual) else (SCORES, *tap_channels(self._network))
+        graph = self._usual if set(wanted) <= set(self._usual) else (SCORES, *tap_channels(self._network))
         requests = 1 if len(logmel) == 1 else min(self.threads, MAX_REQUESTS)
         form = Form(graph, None if self.any_length else logmel.shape[3], requests)
         rows = self._form(form)(logmel)

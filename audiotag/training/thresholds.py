@@ -14,7 +14,6 @@ from ..frontend.logmel import LogMel
 from .bank import LOGITS_FILE, PieceBank, read_split, read_table
 from .metrics import Thresholds, best_f1_thresholds
 from .mixing import MixConfig, Mixer, rarity_weights
-from .run import half
 
 CLIPS_AT_ONCE = 8
 DECIMALS = 4
@@ -70,7 +69,8 @@ def add_thresholds(
     made = best_f1_thresholds(theirs >= present, ours, min_positives=min_positives)
     made = replace(made, score=tuple(None if t is None else round(t, DECIMALS) for t in made.score))
     config = replace(config, thresholds=made.score, threshold_support=made.support)
-    save_weights(out, half(loaded.state), config, loaded.card)
+    halved = {name: a.astype(np.float16) if a.dtype == np.float32 else a for name, a in loaded.state.items()}
+    save_weights(out, halved, config, loaded.card)
     return made
 
 

@@ -106,8 +106,6 @@ def probe_checkpoint(
     base: Checkpoint, probe: Probe, dataset: Dataset, problem: Problem, keep_audioset: bool, name: str
 ) -> Checkpoint:
     """The base checkpoint with the probe as its head."""
-    import torch
-
     head = HeadConfig(
         labels=dataset.labels,
         inputs=probe.setting.layers,
@@ -117,8 +115,8 @@ def probe_checkpoint(
         calibration=None if problem.rest and probe.calibration.method == "platt" else probe.calibration.record(),
     )
     state = dict(base.state)
-    state[WEIGHT] = torch.from_numpy(probe.weight.astype(np.float32))
-    state[BIAS] = torch.from_numpy(probe.bias.astype(np.float32))
+    state[WEIGHT] = probe.weight.astype(np.float32)
+    state[BIAS] = probe.bias.astype(np.float32)
     config = own_config(base.config, head, probe.thresholds, probe.support, name)
     return replace(base, config=config, state=state, origin=name, card=base_card(base))
 

@@ -300,7 +300,6 @@ class FineTuning:
         return min(recipe.evaluated_at, key=lambda epoch: (np.mean([losses[f, epoch] for f in others]), -epoch))
 
     def _checkpoint(self, student: Student, calibration: Calibration) -> Checkpoint:
-        import torch
 
         problem = self.problem
         head = HeadConfig(
@@ -315,8 +314,8 @@ class FineTuning:
         linear = student.head()
         state = dict(made.state)
         weight = linear.weight.T * calibration.scale[:, None]
-        state["head.weight"] = torch.from_numpy(np.ascontiguousarray(weight, np.float32))
-        state["head.bias"] = torch.from_numpy((linear.bias * calibration.scale + calibration.shift).astype(np.float32))
+        state["head.weight"] = np.ascontiguousarray(weight, np.float32)
+        state["head.bias"] = (linear.bias * calibration.scale + calibration.shift).astype(np.float32)
         return replace(made, state=state)
 
 
