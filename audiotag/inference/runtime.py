@@ -162,7 +162,7 @@ def _torch_has_a_gpu() -> bool:
 
 def _has_gpu_driver() -> bool:
     if sys.platform == "win32":
-        return (Path(os.environ.get("SystemRoot", r"C:\Windows")) / "System32" / "nvcuda.dll").exists()
+        return (Path(os.environ.get("SYSTEMROOT", r"C:\Windows")) / "System32" / "nvcuda.dll").exists()
     return any(os.path.exists(path) for path in GPU_FILES)
 
 
