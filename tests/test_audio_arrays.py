@@ -208,6 +208,14 @@ def test_samples_as_torchcodec_gives_them() -> None:
     np.testing.assert_array_equal(load(given), load((array, 44100)))
 
 
+def test_a_decoder_that_fails_is_an_audio_error() -> None:
+    def fail() -> None:
+        raise RuntimeError("Could not push packet to decoder")
+
+    with pytest.raises(AudioError, match="<decoder>: cannot be read: Could not push"):
+        load(types.SimpleNamespace(get_all_samples=fail))
+
+
 def test_masked_samples_are_refused() -> None:
     array = np.ma.masked_greater(noise(1000), 0.5)
     with pytest.raises(InvalidInputError, match=r"masked.*array\.filled"):

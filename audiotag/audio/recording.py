@@ -18,6 +18,7 @@ from .ffmpeg import MediaReader
 from .libsndfile import SoundFileReader
 from .opening import open_file, open_path
 from .resample import Resampler
+from .source import read_error
 
 # What opens one kind of source; its ``blocks(start, stop)`` gives mono float32 at its ``rate_hz``.
 Reader: TypeAlias = ArrayReader | SoundFileReader | MediaReader
@@ -236,7 +237,10 @@ def _open_reader(source: Any, rate_hz: int | None, target_rate_hz: int) -> tuple
         name = name if isinstance(name, str) and name else "<file>"
         return open_file(source, name), name
     if hasattr(source, "get_all_samples"):
-        source = source.get_all_samples()
+        try:
+            source = source.get_all_samples()
+        except Exception as error:  # torchcodec's own types
+            raise read_error("<decoder>", error) from error
     if hasattr(source, "sample_rate") and hasattr(source, "data"):
         return _open_array(source.data, check_rate(source.sample_rate))
     return _open_array(source, rate_hz or target_rate_hz)
