@@ -17,6 +17,7 @@ import os
 import platform
 import sys
 from collections.abc import Callable, Iterator
+from importlib.machinery import ModuleSpec
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -76,7 +77,7 @@ def open_runtime(
         return makers[runtime]()
     failures = []
     for name in _candidates(prefer):
-        if find_spec(name) is None:
+        if _spec(name) is None:
             continue
         try:
             return makers[name]()
@@ -143,11 +144,19 @@ def _candidates(prefer: str) -> Iterator[str]:
         yield from ("openvino", "onnxruntime", "torch")
 
 
+def _spec(package: str) -> ModuleSpec | None:
+    """Where a package is installed, without importing it; None where it is not, or its import is barred."""
+    try:
+        return find_spec(package)
+    except (ImportError, ValueError):
+        return None
+
+
 def _torch_has_a_gpu() -> bool:
     """Whether torch has a CUDA GPU, without importing it (seconds) where there can be none."""
     loaded: Any = sys.modules.get("torch")
     if loaded is None:
-        spec = find_spec("torch")
+        spec = _spec("torch")
         if spec is None or spec.origin is None or not _has_gpu_driver():
             return False
         version = Path(spec.origin).with_name("version.py")
