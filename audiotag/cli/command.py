@@ -19,7 +19,7 @@ from ..version import __version__
 
 # Modules whose `add_parser` adds their commands, in the order of the help. All are imported to parse anything, so none
 # may import numpy, torch or other people's packages before it runs.
-MODULES = (".recordings", ".corpus", ".listen", ".checkpoints", ".fit", ".info", "..training.cli")
+MODULES = (".recordings", ".corpus", ".listen", ".serve", ".checkpoints", ".fit", ".info", "..training.cli")
 EXAMPLES = """\
 examples:
   audiotag tag street.wav                          what is in a recording
