@@ -60,7 +60,7 @@ def checked_threshold(threshold: Any, argument: str = "threshold") -> float:
     """Return a threshold in [0, 1] as float."""
     try:
         value = float(threshold)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         value = math.nan
     if not 0 <= value <= 1:
         raise InvalidInputError(f"{argument} must be a number in [0, 1], got {shown(threshold)}")
@@ -134,5 +134,8 @@ def shown(value: Any) -> str:
     """Return a value as a message quotes it, and no more than a line of it."""
     if isinstance(value, int) and value.bit_length() > 64:
         return f"an integer of {value.bit_length()} bits"
-    text = repr(value)
+    try:
+        text = repr(value)
+    except Exception:  # a foreign object's own
+        text = f"an object of type {type(value).__name__}"
     return text if len(text) <= SHOWN else f"{text[:SHOWN]}..."

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal, overload
 import numpy as np
 
 from .checkpoints.load import Checkpoint, load_checkpoint
-from .checks import check_rate, checked_sources, one_of, positive, span_samples
+from .checks import check_rate, checked_sources, one_of, positive, shown, span_samples
 from .errors import AudiotagError, InvalidInputError
 from .inference.batches import Analysis
 from .inference.engine import Engine, Progress
@@ -504,10 +504,10 @@ class Tagger:
         return window, window if hop_s is None else span_samples(hop_s, window, self.sample_rate, "hop_s")
 
     def _layers(self, layer: str | Sequence[str]) -> tuple[str, ...]:
-        names = [layer] if isinstance(layer, str) else list(layer)
-        unknown = [name for name in names if name not in self.layers]
-        if unknown or not names:
-            raise InvalidInputError(f"layer {layer!r}: this network has {', '.join(self.layers)}")
+        names = [layer] if isinstance(layer, str) or not isinstance(layer, Iterable) else list(layer)
+        sizes = self.layers
+        if not names or not all(isinstance(name, str) and name in sizes for name in names):
+            raise InvalidInputError(f"layer {shown(layer)}: this network has {', '.join(sizes)}")
         return tuple(part for name in names for part in (MID_LAYERS if name == "mid" else (name,)))
 
     def _prediction(self, analysis: Analysis, window: int, hop: int, aggregate: str) -> Prediction:

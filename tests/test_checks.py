@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from audiotag.checks import check_rate, checked_seconds, checked_sources
+from audiotag.checks import check_rate, checked_seconds, checked_sources, checked_threshold, shown
 from audiotag.errors import InvalidInputError
 
 CLIP = np.zeros(100, np.float32)
@@ -62,3 +62,18 @@ def test_a_length_of_time_is_finite_and_not_negative(seconds):
 def test_checks_need_no_torch():
     code = "import sys, audiotag.checks; assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize("score", [float("nan"), float("inf"), -0.1, 1.1, 10**400, "x", None, [0.5, 0.5], b"x"])
+def test_a_threshold_is_a_score(score):
+    with pytest.raises(InvalidInputError, match=r"on must be a number in \[0, 1\], got "):
+        checked_threshold(score, "on")
+
+
+def test_a_value_that_cannot_be_shown_is_named_by_its_type():
+    class Broken:
+        def __repr__(self):
+            raise RuntimeError
+
+    assert shown(Broken()) == "an object of type Broken"
+    assert shown("x" * 5000) == repr("x" * 5000)[:80] + "..."

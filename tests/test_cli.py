@@ -1,9 +1,11 @@
 """The command outside runs over recordings: models, labels, info, completion, and how it fails."""
 
+import configparser
 import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -44,6 +46,10 @@ def test_info_names_versions_that_are_installed(capsys):
 
     assert cli.main(["info", "--format", "json"]) == 0
     facts = json.loads(capsys.readouterr().out)
+    config = configparser.ConfigParser()
+    config.read(Path(__file__).parents[1] / "setup.cfg")
+    extras = set(config["options.extras_require"]) - {"test"}
+    assert {f"extra [{extra}]" for extra in extras} == {name for name in facts if name.startswith("extra")}
     assert facts["torch"].split("+")[0] == torch.__version__.split("+")[0] and facts["numpy"] == numpy.__version__
     assert cli.main(["info"]) == 0
     assert f"numpy  {numpy.__version__}" in " ".join(capsys.readouterr().out.split()).replace("numpy ", "numpy  ")

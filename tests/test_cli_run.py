@@ -288,6 +288,8 @@ def test_standard_input(
         (["tag", "sub", "--include", "Speach"], "near names: 'Speech'"),
         (["tag", "sub", "--workers", "0"], "workers must be a positive integer"),
         (["tag", "sub", "--batch-size", "-1"], "batch_size must be a positive integer"),
+        (["embed", "sub", "-o", "x.npz", "--batch-size", "0"], "batch_size must be a positive integer"),
+        (["tag", "sub", "-o", ""], "-o: is empty"),
         (["tag", "sub", "--device", "abacus"], "device 'abacus' cannot be used"),
         (["events", "sub", "--on", "0.1", "--off", "0.2"], "off must not exceed"),
         (["events", ".", "-o", "x.vtt"], "holds one recording, got 5"),

@@ -317,3 +317,24 @@ def test_a_folder_that_cannot_be_written(run: Run) -> None:
         run.file(run.folder / "file" / "out")
     with pytest.raises(OutputError, match="cannot be written"):
         run.tree(run.folder / "file" / "tree")
+
+
+@pytest.mark.parametrize("plan", [None, "[1, 2", "null\n", '{"size": 1}\n', "\xff"])
+def test_a_run_without_its_list_of_inputs_is_not_gone_on_with(run: Run, plan: str | None) -> None:
+    run.file(run.folder / "out", stop_at=5, stop=KeyboardInterrupt())
+    inputs = run.folder / "out.partial" / "inputs.jsonl"
+    inputs.unlink()
+    if plan is not None:
+        inputs.write_text(plan, encoding="latin-1")
+    with pytest.raises(InvalidInputError, match="list of inputs is missing or damaged"):
+        run.file(run.folder / "out", resume=True)
+    assert run.file(run.folder / "out") == 1, "without --resume it starts anew"
+
+
+def test_a_folder_that_cannot_be_made_is_not_somebody_elses_run(tmp_path: Path, monkeypatch: Any) -> None:
+    def refuse(*_: Any, **__: Any) -> None:  # as /proc does
+        raise FileNotFoundError(errno.ENOENT, "No such file or directory")
+
+    monkeypatch.setattr(Path, "mkdir", refuse)
+    with pytest.raises(OutputError, match="out: cannot be written: No such file"):
+        locked(tmp_path / "out", "another run")

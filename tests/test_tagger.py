@@ -240,6 +240,10 @@ def test_predict_each_is_lazy(tagger):
         (lambda t: t.predict([0.1, 0.2]), "numpy.asarray"),
         (lambda t: t.embed(sound(1), layer="block15"), "this network has logmel, stem, block0"),
         (lambda t: t.embed(sound(1), layer=[]), "this network has"),
+        (lambda t: t.embed(sound(1), layer=None), "layer None: this network has"),
+        (lambda t: t.embed(sound(1), layer=[["embedding"]]), "this network has"),
+        (lambda t: t.predict(sound(1)).top(3, include=torch.tensor(2.5)), "include: a label is given by name"),
+        (lambda t: t.predict(""), "a path must not be empty"),
         (lambda t: t.embed(sound(1), per="frame"), "per must be"),
         (lambda t: Tagger(t.checkpoint, device="gpu"), "device 'gpu'"),
         (lambda t: Tagger(t.checkpoint, dtype="int8"), "dtype must be one of float32"),
@@ -322,6 +326,31 @@ child = os.fork()
 if not child:
     os._exit(0 if abs(tagger.scores(x) - before).max() < 1e-5 else 3)
 print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
+    assert fresh(code) == "0\n"
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
+def test_a_stream_that_was_in_use_at_a_fork_is_an_error_in_the_child_and_others_go_on():
+    code = """
+stream, other = tagger.stream(), tagger.stream()
+held, free = threading.Event(), threading.Event()
+def hold():
+    with stream._lock:
+        held.set()
+        free.wait()
+threading.Thread(target=hold).start()
+held.wait()
+child = os.fork()
+if not child:
+    assert other.push(x)
+    try:
+        stream.push(x)
+    except ValueError as error:
+        os._exit(0 if "was forked while" in str(error) else 4)
+    os._exit(3)
+print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+free.set()
 """
     assert fresh(code) == "0\n"
 

@@ -218,6 +218,8 @@ def _check_span(start_s: Any, stop_s: Any) -> None:
 def _open_reader(source: Any, rate_hz: int | None, target_rate_hz: int) -> tuple[Reader, str]:
     if isinstance(source, (str, os.PathLike)):
         path = os.fspath(source)
+        if not path:
+            raise InvalidInputError("a path must not be empty; name a file")
         return open_path(Path(os.fsdecode(path))), os.fsdecode(path)
     if isinstance(source, (bytes, bytearray, memoryview)):
         try:

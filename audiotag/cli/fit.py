@@ -24,7 +24,6 @@ examples:
   audiotag tag field.wav --model my_model
 """
 UNITS = {"": 1, "s": 1, "m": 60, "min": 60, "h": 3600}
-SHOWN_CLASSES = 12
 
 
 def add_parser(commands: argparse._SubParsersAction) -> None:

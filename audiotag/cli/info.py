@@ -23,7 +23,18 @@ PACKAGES = (
     "huggingface_hub",
     "tqdm",
 )
-EXTRAS = {"parquet": "pyarrow", "plot": "matplotlib", "mic": "sounddevice", "train": "lightning"}
+# One package that each extra of setup.cfg brings and others do not.
+EXTRAS = {
+    "parquet": "pyarrow",
+    "plot": "matplotlib",
+    "mic": "sounddevice",
+    "fit": "scikit-learn",
+    "serve": "starlette",
+    "train": "lightning",
+    "openvino": "openvino",
+    "onnxruntime": "onnxruntime",
+    "ray": "ray",
+}
 
 
 def add_parser(commands: argparse._SubParsersAction) -> None:

@@ -7,13 +7,16 @@ import os
 import shutil
 import tempfile
 from contextlib import ExitStack
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..errors import InvalidInputError
 from ..outputs.formats import About, Format, find_format, formats_for
 from ..runs.inputs import STDIN
 from .options import add_hop, add_labels, add_model, add_on_off, add_window, number_or_all, score_or_auto
 from .session import Destination, checked_inputs, destination, fingerprint, load_tagger, run, silence, stdin
+
+if TYPE_CHECKING:
+    from ..tagger import Tagger
 
 DEFAULT_TOP = 10
 EVENTS_HOP_S = 1.0
@@ -227,7 +230,7 @@ def _run_predictions(
         "hop_s": window_s if hop_s is None else hop_s,
         "aggregate": aggregate,
     }
-    speed: dict[str, Any] = {"batch_size": args.batch_size or tagger.batch_size, "workers": _workers(args, tagger)}
+    speed = _speed(args, tagger)
     # What is wrong with the options shows here, before anything is written.
     tagger.predict_each([], **analysis, **speed)
     describe(silence(tagger), **options)
@@ -260,7 +263,7 @@ def run_embed(args: argparse.Namespace) -> int:
         "layer": layers,
         "hop_s": tagger.config.window_s if args.hop is None else args.hop,
     }
-    speed: dict[str, Any] = {"batch_size": args.batch_size or tagger.batch_size, "workers": _workers(args, tagger)}
+    speed = _speed(args, tagger)
     tagger.embed_each([], **analysis, **speed)
     features = sum(tagger.layers[layer] for layer in layers)
     about = About("embeddings", fmax_hz=tagger.config.frontend.fmax_hz, features=features, per=args.per)
@@ -282,10 +285,13 @@ def _format(args: argparse.Namespace, kind: str, target: Destination, *, in_fold
     return find_format(kind, name, target.path if target.is_file else None)
 
 
-def _workers(args: argparse.Namespace, tagger: Any) -> int:
-    if args.workers is not None:
-        return args.workers
-    return 1 if tagger.device == "cpu" else GPU_WORKERS
+def _speed(args: argparse.Namespace, tagger: Tagger) -> dict[str, Any]:
+    """Return the options of `Tagger.predict_each` and `embed_each` that change speed only."""
+    workers = 1 if tagger.device == "cpu" else GPU_WORKERS
+    return {
+        "batch_size": tagger.batch_size if args.batch_size is None else args.batch_size,
+        "workers": workers if args.workers is None else args.workers,
+    }
 
 
 def run_plot(args: argparse.Namespace) -> int:

@@ -69,6 +69,8 @@ def destination(output: str | None) -> Destination:
     """Read what ``-o`` means: a folder if it is one, ends in a slash, or is new and has no ending."""
     if output is None or output == STDIN:
         return Destination(None)
+    if not output:
+        raise InvalidInputError("-o: is empty; name a file or a folder")
     path = Path(output)
     if path.is_dir() or output.endswith(("/", os.sep)) or not (path.suffix or path.exists()):
         return Destination(path, is_folder=True)

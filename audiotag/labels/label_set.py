@@ -7,6 +7,7 @@ Standard library only (numpy where an array is made), so that ``audiotag labels`
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import functools
 import importlib.resources
@@ -347,7 +348,9 @@ class LabelSet(Sequence[Label]):
         return self._position_of_label[index]
 
     def _indices(self, wanted: LabelLike | Iterable[LabelLike], argument: str) -> set[int]:
-        items = [wanted] if isinstance(wanted, str | Label | Node) or not isinstance(wanted, Iterable) else list(wanted)
+        items: list[Any] = [wanted]
+        with contextlib.suppress(TypeError):  # what is no iterable, though it may look like one
+            items = [wanted] if isinstance(wanted, str | Label | Node) else list(wanted)  # type: ignore[arg-type]
         indices: set[int] = set()
         for item in items:
             for one in self.split(item) if isinstance(item, str) else [item]:

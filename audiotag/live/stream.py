@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -135,7 +137,7 @@ class Stream:
         self._engine, self._labels = engine, labels
         self._cutter = WindowCutter(window, hop)
         self._frames = Frames(engine.runtime, engine.config, window, hop)
-        self._lock = threading.RLock()
+        self._lock, self._process = threading.RLock(), os.getpid()
         starts = label_thresholds(on, stored(engine.config.thresholds), labels, default=ON, argument="on")
         assert starts is not None
         self._tracker = EventTracker(
@@ -163,7 +165,7 @@ class Stream:
 
     def reset(self) -> None:
         """Forget all audio and open events; the next chunk starts a new recording at 0 s."""
-        with self._lock:
+        with self._alone():
             self._resampler = Resampler(self.sample_rate, self._rate_hz)
             self._cutter.reset()
             self._prepare = self._frames.recording()
@@ -175,6 +177,25 @@ class Stream:
             self._stop = 0  # where the latest window ended
             self._latest: StreamWindow | None = None
             self._flushed = False
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Keep other threads waiting.
+
+        Raises
+        ------
+        InvalidInputError
+            In a forked child, where a thread of the parent, which is not in the child, would be waited for.
+        """
+        if os.getpid() != self._process:
+            if not self._lock.acquire(blocking=False):
+                raise InvalidInputError(
+                    "this process was forked while a thread was using the stream; open another one in the child"
+                )
+            self._process = os.getpid()
+            self._lock.release()
+        with self._lock:
+            yield
 
     def push(self, chunk: Any) -> list[StreamWindow]:
         """Take the next chunk; the windows it completes, in order, mostly none.
@@ -193,7 +214,7 @@ class Stream:
             Another type, rate or number of channels than the stream's, or the stream was flushed.
         """
         samples = self._samples(chunk)
-        with self._lock:
+        with self._alone():
             if self._flushed:
                 raise InvalidInputError("this stream was flushed; call reset() to begin a new one")
             position = self._n_taken
@@ -209,7 +230,7 @@ class Stream:
         are open, a window of no length at the stream's end, with the latest scores, carries their ends. Harmless to
         repeat.
         """
-        with self._lock:
+        with self._alone():
             if self._flushed or not self._n_taken:
                 return []
             self._flushed = True

@@ -45,7 +45,6 @@ BLOCKS = (
     BlockSpec(160, 5, 960, 160, True, "hswish", 1),
 )
 # fmt: on
-STEM_CHANNELS = 16
 HIDDEN_CHANNELS = 1280
 NORM_EPS = 1e-3  # of every batch norm but the fully convolutional head's
 HEAD_NORM_EPS = 1e-5

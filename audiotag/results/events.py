@@ -179,8 +179,8 @@ def find_events(
     down = up if off is None else _thresholds(off, "off", scores.shape[1])
     if (down > up).any():
         raise InvalidInputError(f"off must not exceed on, got off={off!r} and on={on!r}")
-    for name, value in (("min_duration_s", min_duration_s), ("max_gap_s", max_gap_s), ("median_s", median_s)):
-        checked_seconds(value, name)
+    min_duration_s = checked_seconds(min_duration_s, "min_duration_s")
+    max_gap_s, median_s = checked_seconds(max_gap_s, "max_gap_s"), checked_seconds(median_s, "median_s")
 
     # Most labels never get up: a median is never above the maximum, so they can be left out at once.
     labels = np.flatnonzero((scores >= up).any(axis=0))

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from ..checks import checked_threshold
+from ..checks import checked_threshold, shown
 from ..errors import InvalidInputError
 from ..labels.label_set import LabelSet
 from .events import ON
@@ -46,7 +46,7 @@ def label_thresholds(
     """
     if isinstance(value, str):
         if value != AUTO:
-            raise InvalidInputError(f"{argument} must be a number in [0, 1] or 'auto', got {value!r}")
+            raise InvalidInputError(f"{argument} must be a number in [0, 1] or 'auto', got {shown(value)}")
         if known is None:
             raise InvalidInputError(f"{argument} 'auto': this checkpoint stores no thresholds; give a number")
         return np.where(np.isnan(known), np.float32(ON), known).astype(np.float32)

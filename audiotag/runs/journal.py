@@ -200,8 +200,11 @@ def locked(folder: Path, message: str) -> FileLock:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         lock = FileLock(folder / LOCK)
-        lock.acquire(timeout=0)
-    except (Timeout, FileNotFoundError):  # not found: a run that ended has just deleted the folder
+        with contextlib.suppress(FileNotFoundError):  # a run that ended has just deleted the folder
+            lock.acquire(timeout=0)
+        if not lock.is_locked:
+            raise InvalidInputError(message)
+    except Timeout:
         raise InvalidInputError(message) from None
     except OSError as error:
         raise OutputError(f"{folder}: cannot be written: {error.strerror or error}") from error

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from ..errors import InvalidInputError
 from ..files import sync
 from .inputs import Input
 
@@ -45,10 +46,22 @@ class Plan:
             sync(file)
 
     def load(self) -> None:
-        """Count the inputs that `write` of an earlier run stored."""
+        """Count the inputs that `write` of an earlier run stored.
+
+        Raises
+        ------
+        InvalidInputError
+            The file is missing or damaged.
+        """
         self.inputs = self.size_bytes = 0
-        for item in self:
-            self._count(item)
+        try:
+            for item in self:
+                self._count(item)
+        except (OSError, ValueError, TypeError) as error:
+            raise InvalidInputError(
+                f"--resume: {self.path}: the list of inputs is missing or damaged ({error}), so the run cannot be gone "
+                "on with; leave out --resume to start anew"
+            ) from error
 
     def _count(self, item: Input) -> None:
         self.inputs += 1
