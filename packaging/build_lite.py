@@ -23,9 +23,7 @@ NAME = "audiotag-dymn-lite"
 EXTRA_OF = {"torch": "torch", "av": "media"}  # requirements that become extras of these names
 RUNTIME = "onnxruntime"  # the extra that becomes a requirement
 LEFT_OUT = ("train", "test", RUNTIME)  # extras
-NOT_NEEDED = shutil.ignore_patterns(
-    ".git", "__pycache__", "*.egg-info", "build", "dist", ".*", "tests", "runs", "shared"
-)
+FILES = ("pyproject.toml", "README.md", "LICENSE", "weights_manifest.json")
 
 
 def lite_setup(text: str) -> configparser.ConfigParser:
@@ -60,7 +58,9 @@ def build(out: Path, *, isolated: bool = True) -> Path:
     out = out.resolve()
     with tempfile.TemporaryDirectory() as folder:
         source = Path(folder) / "source"
-        shutil.copytree(ROOT, source, ignore=NOT_NEEDED)  # links are followed
+        shutil.copytree(ROOT / "audiotag", source / "audiotag", ignore=shutil.ignore_patterns("__pycache__"))
+        for name in FILES:
+            shutil.copy2(ROOT / name, source)
         with open(source / "setup.cfg", "w", encoding="utf-8") as file:
             lite_setup((ROOT / "setup.cfg").read_text(encoding="utf-8")).write(file)
         made = Path(folder) / "made"
