@@ -521,6 +521,7 @@ class Tagger:
             source=analysis.name,
             duration_s=analysis.duration_s,
             checkpoint=self.config.name,
+            runtime=self.runtime,
             hop_s=hop / self.sample_rate,
             window_s=window / self.sample_rate,
             aggregate=aggregate,

@@ -6,6 +6,7 @@ import shutil
 import socket
 import tempfile
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -24,6 +25,7 @@ os.environ.update(
     HF_HUB_DISABLE_TELEMETRY="1",
     HF_HUB_DISABLE_PROGRESS_BARS="1",
     AUDIOTAG_RELEASE_URL=HUB.release_url,
+    AUDIOTAG_RUNTIME="torch",  # but where the fixture `runtime` says otherwise
     no_proxy="*",
 )
 
@@ -78,6 +80,16 @@ def hub():
     HUB.clear()
     yield HUB
     HUB.clear()
+
+
+@pytest.fixture(scope="module", params=["torch", "onnxruntime", "openvino"])
+def runtime(request):
+    """Each runtime in turn, as what "auto" chooses; those that are not installed are skipped."""
+    if find_spec(request.param) is None:
+        pytest.skip(f"{request.param} is not installed")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("AUDIOTAG_RUNTIME", request.param)
+        yield request.param
 
 
 @pytest.fixture

@@ -101,6 +101,18 @@ def test_every_format_from_every_source_is_what_soundfile_reads(kind: str, subty
         assert not file.closed
 
 
+@pytest.mark.parametrize("subtype", ["VORBIS", "OPUS"])
+@pytest.mark.parametrize("seconds", [1, 5, 12])
+def test_a_whole_ogg_file_of_any_length_has_no_warning(subtype: str, seconds: int, tmp_path: Path) -> None:
+    path = tmp_path / "a.ogg"
+    with soundfile.SoundFile(path, "w", 48_000, 2, subtype, format="OGG") as file:
+        for _ in range(seconds):  # libvorbis cannot take much at once
+            file.write(sound(1))
+    for source in (path, path.read_bytes(), io.BytesIO(path.read_bytes())):
+        samples, warnings = read(source)
+        assert len(samples) == seconds * TARGET and warnings == []
+
+
 def test_what_is_known_before_decoding() -> None:
     with open_audio(encode("FLAC"), target_rate_hz=TARGET) as stream:
         assert (stream.name, stream.source_rate_hz, stream.channels) == ("<bytes>", 48_000, 2)

@@ -33,7 +33,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 @pytest.fixture(scope="module")
-def tagger(model: str) -> Tagger:
+def tagger(model: str, runtime: str) -> Tagger:
     return Tagger.from_pretrained(model, device="cpu")
 
 

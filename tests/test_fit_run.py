@@ -5,6 +5,8 @@ import csv
 import json
 import re
 import shutil
+import subprocess
+import sys
 from dataclasses import replace
 
 import numpy as np
@@ -206,7 +208,7 @@ def test_one_that_says_other_scores_is_not_left(sounds, kept, tmp_path, monkeypa
 
     def wrong(checkpoint, folder):
         state = dict(checkpoint.state)
-        state["head.bias"] = state["head.bias"].flip(0) + 1
+        state["head.bias"] = state["head.bias"][::-1] + 1
         return save(replace(checkpoint, state=state), folder)
 
     monkeypatch.setattr(module, "save_checkpoint", wrong)
@@ -232,3 +234,27 @@ def test_embed_and_plot_commands(run, sounds, tmp_path):
     sound = str(sounds / "beep" / "0.wav")
     assert main(["embed", sound, "--model", str(run.folder), "-o", str(tmp_path / "v.npz")]) == 0
     assert main(["plot", sound, "--model", str(run.folder), "-o", str(tmp_path / "p.png")]) == 0
+
+
+def test_the_card_tells_the_figures(run):
+    card = (run.folder / "README.md").read_text()
+    assert "Accuracy" not in card and "accuracy 100.0% (95 %: 100.0% to 100.0%)" in card
+    assert "3, learnt from 30 clips (probe) on top of dymn04_open" in card and "3 scores in [0, 1]" in card
+
+
+def test_the_probe_needs_no_torch(sounds, kept, tmp_path):
+    """Where torch is not installed, another runtime embeds and nothing else of fit asks for it."""
+    pytest.importorskip("onnxruntime", reason="something must run the network")
+    program = """
+import sys
+from importlib.machinery import PathFinder
+real = PathFinder.find_spec
+PathFinder.find_spec = classmethod(lambda cls, n, *a: None if n.split(".")[0] == "torch" else real(n, *a))
+import audiotag
+run = audiotag.fit(sys.argv[1], sys.argv[2], cache_dir=sys.argv[3])
+assert "torch" not in sys.modules and run.tagger.runtime != "torch"
+print(run.metrics["out_of_fold"]["accuracy"])
+"""
+    command = [sys.executable, "-c", program, sounds, tmp_path / "m", kept]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=200)
+    assert done.returncode == 0 and done.stdout.strip() == "1.0", done.stderr

@@ -175,7 +175,24 @@ def test_other_formats_are_the_commands(client, tagger, clip, tmp_path, form, ki
     path = tmp_path / "clip.wav"
     path.write_bytes(clip)
     out = tmp_path / "out.txt"
-    assert main([command, str(path), "--model", str(folder), "--format", form, "-o", str(out), "--quiet"]) == 0
+    assert (
+        main(
+            [
+                command,
+                str(path),
+                "--model",
+                str(folder),
+                "--runtime",
+                "torch",
+                "--format",
+                form,
+                "-o",
+                str(out),
+                "--quiet",
+            ]
+        )
+        == 0
+    )
     answer = client.post(f"/v1/{command}", params={"format": form}, content=clip)
     assert answer.text.replace("upload", str(path)) == out.read_bytes().decode()
 

@@ -24,7 +24,7 @@ def checkpoint():
 
 
 @pytest.fixture(scope="module")
-def tagger(checkpoint):
+def tagger(checkpoint, runtime):
     return Tagger(checkpoint, device="cpu")
 
 

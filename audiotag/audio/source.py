@@ -60,7 +60,7 @@ class SourceFile(io.BufferedReader):
 
 class _Raw(io.RawIOBase):
     def __init__(self, file: BinaryIO, owned: bool) -> None:
-        self.file, self._owned = file, owned
+        self.file, self._owned, self._position = file, owned, 0
         self.error: Exception | None = None
 
     def readable(self) -> bool:
@@ -72,15 +72,18 @@ class _Raw(io.RawIOBase):
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
         try:
             self.file.seek(offset, whence)
-            return self.file.tell()  # not every file's seek says where it is
+            self._position = self.file.tell()  # not every file's seek says where it is
+            return self._position
         except Exception as error:
             self.error = self.error or error
             return 0
 
     def readinto(self, buffer: Any) -> int:
         try:
+            self.file.seek(self._position)  # libsndfile's descriptor moves this one's position
             data = read_some(self.file, len(buffer))
             buffer[: len(data)] = data
+            self._position += len(data)
             return len(data)
         except Exception as error:
             self.error = self.error or error

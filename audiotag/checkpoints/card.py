@@ -62,7 +62,29 @@ def facts(config: CheckpointConfig, card: Mapping[str, Any]) -> dict[str, str]:
         "Input": f"mono waveform at {frontend.sample_rate_hz:,} Hz, windows of {config.window_s:g} s",
         "Frontend": f"log-mel, {frontend.n_mels} bands from {frontend.fmin_hz:g} to {frontend.fmax_hz:g} Hz, a frame "
         f"every {1000 * frontend.hop_samples / frontend.sample_rate_hz:g} ms",
-        "Output": f"{config.network.n_labels} scores in [0, 1]",
+        "Output": f"{config.n_scores} scores in [0, 1]",
+        **_own_facts(config, card),
+    }
+
+
+def _own_facts(config: CheckpointConfig, card: Mapping[str, Any]) -> dict[str, str]:
+    """What a checkpoint of own labels says besides: how they were learnt, and how well."""
+    told = card.get("own_labels")
+    if config.head is None or not isinstance(told, Mapping):
+        return {}
+    figures, intervals = told.get("figures"), told.get("interval_95")
+    parts = []
+    for name, value in figures.items() if isinstance(figures, Mapping) else ():
+        pair = intervals.get(name) if isinstance(intervals, Mapping) else None
+        between = f" (95 %: {pair[0]:.1%} to {pair[1]:.1%})" if isinstance(pair, list) and len(pair) == 2 else ""
+        parts.append(f"{name.replace('_', ' ')} {value:.1%}{between}")
+    thresholds = [t for t in config.thresholds or () if t is not None]
+    return {
+        "Own labels": f"{len(config.head.labels)}, learnt from {told.get('clips', '?')} clips "
+        f"({told.get('method', '?')}) on top of {card.get('base', '?')}; {config.head.activation} of a linear layer on "
+        f"{', '.join(config.head.inputs)}",
+        "Measured": f"{'; '.join(parts) or UNKNOWN} ({told.get('how', 'how is not known')})",
+        "Thresholds": f"{len(thresholds)} stored, used by default" if thresholds else "none",
     }
 
 

@@ -44,6 +44,8 @@ class Prediction:
         Length of the recording in seconds.
     checkpoint : str
         Name of the checkpoint.
+    runtime : str
+        What ran its network: ``"torch"``, ``"openvino"`` or ``"onnxruntime"``; empty where nobody said.
     hop_s, window_s : float
         Step between windows and their length, in seconds.
     aggregate : str
@@ -72,6 +74,7 @@ class Prediction:
     aggregate: str
     warnings: tuple[str, ...] = field(default=())
     thresholds: np.ndarray | None = None
+    runtime: str = ""
 
     def __post_init__(self) -> None:
         n_labels, n_windows = len(self.labels), len(self.window_start_s)
@@ -231,6 +234,7 @@ class Prediction:
             "source": printable_name(self.source),
             "duration_s": float(self.duration_s),
             "checkpoint": self.checkpoint,
+            "runtime": self.runtime,
             "window_s": float(self.window_s),
             "hop_s": float(self.hop_s),
             "aggregate": self.aggregate,

@@ -26,6 +26,7 @@ from torch import Tensor, nn
 from ...checkpoints.load import Checkpoint, build
 from ...config import HeadConfig
 from ...files import write_whole
+from ...inference.head import BIAS, WEIGHT
 from ..augment import jittered_frontend, mixup
 from ..schedule import rate_factor
 from .linear import Linear, Standard
@@ -116,9 +117,9 @@ class Student(nn.Module):
     def checkpoint(self, base: Checkpoint, head: HeadConfig, name: str) -> Checkpoint:
         """What was trained as a checkpoint; `head` says the form, nothing is calibrated yet."""
         linear = self.head()
-        state = {key: tensor.detach().cpu().clone() for key, tensor in self.network.state_dict().items()}
-        state["head.weight"] = torch.from_numpy(np.ascontiguousarray(linear.weight.T, np.float32))
-        state["head.bias"] = torch.from_numpy(linear.bias.astype(np.float32))
+        state = {key: tensor.detach().cpu().numpy().copy() for key, tensor in self.network.state_dict().items()}
+        state[WEIGHT] = np.ascontiguousarray(linear.weight.T, np.float32)
+        state[BIAS] = linear.bias.astype(np.float32)
         config = replace(base.config, name=name, head=head, thresholds=None, threshold_support=None)
         return replace(base, config=config, state=state, origin=name)
 
