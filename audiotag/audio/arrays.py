@@ -48,7 +48,7 @@ class ArrayReader:
         self.channels, self.frames = self._array.shape
 
     def blocks(self, start: int, stop: int | None) -> Iterator[np.ndarray]:
-        """Mono blocks, float32 (n,), of the samples from ``start`` to ``stop`` (None: the end)."""
+        """Yield mono blocks, float32 (n,), of the samples from ``start`` to ``stop`` (None: the end)."""
         stop = self.frames if stop is None else min(stop, self.frames)
         step = max(1024, BLOCK_SAMPLES // self.channels)
         for begin in range(start, stop, step):
@@ -83,7 +83,7 @@ def check_shape(shape: tuple[int, ...], name: str) -> None:
 
 
 def mix(samples: np.ndarray) -> np.ndarray:
-    """Average of the channels: float32 (channels, n) -> (n,), a new array unless there is one channel."""
+    """Average the channels: float32 (channels, n) -> (n,), a new array unless there is one channel."""
     channels = len(samples)
     if channels == 1:
         return np.ascontiguousarray(samples[0])
@@ -140,7 +140,7 @@ def check_values(array: np.ndarray, name: str) -> None:
 
 
 def to_float(samples: np.ndarray) -> np.ndarray:
-    """Float32 of the same shape: floating-point values as they are, integers scaled by their full range."""
+    """Convert to float32 of the same shape: floating-point values as they are, integers scaled by their full range."""
     kind, bits = samples.dtype.kind, 8 * samples.dtype.itemsize
     if kind == "f":
         with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite and is refused as such
@@ -161,7 +161,7 @@ def is_tensor(value: Any) -> bool:
 
 
 def tensor_to_array(tensor: Any, name: str) -> np.ndarray:
-    """A tensor's samples as a numpy array on the CPU.
+    """Return a tensor's samples as a numpy array on the CPU.
 
     Raises
     ------

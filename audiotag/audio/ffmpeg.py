@@ -98,7 +98,7 @@ class MediaReader:
             self._claimed_s = (mp3_frames or 0) * (codec.frame_size or 0) / self.rate_hz
 
     def blocks(self, start: int, stop: int | None) -> Iterator[np.ndarray]:
-        """Mono blocks, float32 (n,), of the samples from ``start`` to ``stop`` (None: the end)."""
+        """Yield mono blocks, float32 (n,), of the samples from ``start`` to ``stop`` (None: the end)."""
         position = 0
         for block in self._decoded():
             end = position + len(block)

@@ -90,7 +90,7 @@ class SoundFileReader:
             raise AudioError(f"{self._name}: holds no samples; at least 1 sample is needed")
 
     def blocks(self, start: int, stop: int | None) -> Iterator[np.ndarray]:
-        """Mono blocks, float32 (n,), of the frames from ``start`` to ``stop`` (None: the end)."""
+        """Yield mono blocks, float32 (n,), of the frames from ``start`` to ``stop`` (None: the end)."""
         position = self._go_to(start)
         per_read = max(256, min(BLOCK_VALUES // self.channels, 4 * self.rate_hz))
         buffer = np.empty((per_read, self.channels), np.float32)
@@ -128,7 +128,7 @@ class SoundFileReader:
             ) from error
 
     def _skip_damage(self, position: int) -> int:
-        """Where decoding can go on after it failed at ``position``, which it returns if nowhere."""
+        """Find where decoding can go on after it failed at ``position``; returns that itself if nowhere."""
         # One bad frame ends a FLAC decoder for good; a new one can start behind it. Other formats resynchronise alone.
         if self._format != "FLAC" or self.frames is None or len(self._gaps) >= _MAX_GAPS:
             return position

@@ -67,7 +67,7 @@ class AudioStream:
         return [f"{self.name}: {text}" for text in self._warnings]
 
     def blocks(self) -> Iterator[np.ndarray]:
-        """Mono float32 blocks in [-1, 1] for integer sources, at ``target_rate_hz``, of varying length, never empty.
+        """Yield mono float32 blocks at ``target_rate_hz``, in [-1, 1] for integer sources, of any length, never empty.
 
         Concatenated they equal soxr's HQ resampling of the whole selection. A block may be a view of the array that
         was given: copy before changing it.
@@ -82,7 +82,7 @@ class AudioStream:
         yield from self._resampled(self._start, self._stop)
 
     def section(self, start: int, stop: int | None = None) -> Iterator[np.ndarray]:
-        """Samples ``start`` to ``stop`` of what `blocks` would give of a whole recording, read from near there.
+        """Yield samples ``start`` to ``stop`` of what `blocks` gives of a whole recording, read from near there.
 
         Positions are samples at ``target_rate_hz``; None is the end. Reading begins a second or more before and ends a
         second behind, so that the resampler's filter and the decoder have settled: the samples are those of `blocks`
@@ -200,7 +200,7 @@ def open_audio(
 
 
 def load_audio(source: Any, *, target_rate_hz: int, sample_rate_hz: int | None = None) -> np.ndarray:
-    """The whole recording as float32 (samples,), mono, at ``target_rate_hz``; see `open_audio`."""
+    """Read the whole recording as float32 (samples,), mono, at ``target_rate_hz``; see `open_audio`."""
     with open_audio(source, target_rate_hz=target_rate_hz, sample_rate_hz=sample_rate_hz) as stream:
         blocks = list(stream.blocks())
     return np.concatenate(blocks)

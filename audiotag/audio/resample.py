@@ -24,10 +24,10 @@ class Resampler:
             self._stream = soxr.ResampleStream(source_rate_hz, target_rate_hz, 1, dtype="float32", quality=QUALITY)
 
     def push(self, block: np.ndarray) -> np.ndarray:
-        """Output that ``block``, float32 (samples,), makes available; may be empty."""
+        """Take ``block``, float32 (samples,); returns the output that it makes available, which may be empty."""
         return block if self._stream is None else self._stream.resample_chunk(block)
 
     def finish(self) -> np.ndarray:
-        """What remains after the last block; the object is spent afterwards."""
+        """Return what remains after the last block; the object is spent afterwards."""
         nothing = np.zeros(0, np.float32)
         return nothing if self._stream is None else self._stream.resample_chunk(nothing, last=True)

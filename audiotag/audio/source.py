@@ -43,11 +43,11 @@ class SourceFile(io.BufferedReader):
             raise read_error(name, self._raw.error) from self._raw.error
 
     def consumed(self) -> int:
-        """Bytes from the file's beginning to where decoders have read, give or take a buffer."""
+        """Count the bytes from the file's beginning to where decoders have read, give or take a buffer."""
         return self._raw.file.tell()
 
     def for_libsndfile(self) -> Any:
-        """What to give to libsndfile, at the beginning, for it to close: a descriptor, or this object."""
+        """Return what libsndfile is given, at the beginning, for it to close: a descriptor, or this object."""
         # A descriptor spares a callback into Python, and a wait for the interpreter's lock, every few kilobytes; on
         # Windows descriptors do not cross C runtimes. Without a path no file name can mislead libsndfile.
         if os.name == "posix" and isinstance(self._raw.file, io.FileIO):
@@ -96,7 +96,7 @@ class _Raw(io.RawIOBase):
 
 
 def read_some(file: Any, size: int) -> bytes:
-    """Up to ``size`` bytes, none at the end; a file that has none yet, as a non-blocking one may, raises."""
+    """Read up to ``size`` bytes, none at the end; a file that has none yet, as a non-blocking one may, raises."""
     data = file.read(size)
     if data is None:
         raise BlockingIOError("it is non-blocking and has nothing to read yet; open it so that reads wait")
@@ -104,5 +104,5 @@ def read_some(file: Any, size: int) -> bytes:
 
 
 def read_error(name: str, error: Exception) -> AudioError:
-    """The AudioError for an exception of any type that a file raised."""
+    """Make the AudioError for an exception of any type that a file raised."""
     return AudioError(f"{name}: cannot be read: {str(error) or type(error).__name__}")

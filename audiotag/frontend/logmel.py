@@ -44,7 +44,7 @@ class LogMel(nn.Module):
 
     @torch.no_grad()
     def forward(self, waveform: Tensor) -> Tensor:
-        """Log-mel of each waveform in the batch.
+        """Compute log-mel of each waveform in the batch.
 
         Raises
         ------
@@ -72,7 +72,7 @@ class LogMel(nn.Module):
         return logmel
 
     def _log_mel(self, frames: Tensor, out: Tensor) -> None:
-        """Log-mel of `frames` (frames, window) into `out` (mels, frames)."""
+        """Compute log-mel of `frames` (frames, window) into `out` (mels, frames)."""
         padded = frames.new_empty(len(frames), self.config.n_fft)
         padded[:, self.config.window_samples :] = 0
         torch.mul(frames, self.window, out=padded[:, : self.config.window_samples])

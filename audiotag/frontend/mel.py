@@ -22,7 +22,7 @@ MEL_GROUPS = 8
 
 
 def hz_to_mel(hz: float) -> float:
-    """HTK mel: 1127 ln(1 + f / 700)."""
+    """Convert Hz to HTK mel: 1127 ln(1 + f / 700)."""
     return MEL_FACTOR * math.log1p(hz / MEL_BREAK_HZ)
 
 
@@ -75,10 +75,10 @@ def hann_window(config: FrontendConfig) -> np.ndarray:
 
 
 def n_frames(n_samples: int, config: FrontendConfig) -> int:
-    """Frames of log-mel that `n_samples` of waveform give: 1,000 for 320,000 at a hop of 320."""
+    """Count the frames of log-mel that `n_samples` of waveform give: 1,000 for 320,000 at a hop of 320."""
     return 1 + (n_samples - 1) // config.hop_samples
 
 
 def min_samples(config: FrontendConfig) -> int:
-    """Shortest waveform the centred, reflected STFT is defined for."""
+    """Return the length of the shortest waveform the centred, reflected STFT is defined for."""
     return config.n_fft // 2 + 2

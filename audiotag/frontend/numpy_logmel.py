@@ -24,7 +24,7 @@ _pool: ThreadPoolExecutor | None = None
 
 
 def _forget_pool() -> None:
-    """Threads do not survive a fork."""
+    """Forget the threads, which do not survive a fork."""
     global _pool
     _pool = None
 
@@ -98,7 +98,7 @@ class NumpyLogMel:
         return logmel
 
     def _frames(self, waveforms: np.ndarray, count: int) -> np.ndarray:
-        """The windows' samples of every frame after pre-emphasis and reflection, a view (B, frames, window)."""
+        """Return the windows' samples of every frame after pre-emphasis and reflection, a view (B, frames, window)."""
         config = self.config
         reach = config.n_fft // 2  # a frame reaches this far to both sides of its centre
         x = np.empty((waveforms.shape[0], waveforms.shape[1] - 1 + 2 * reach), np.float32)
@@ -112,7 +112,7 @@ class NumpyLogMel:
         return windows[:, :: config.hop_samples][:, :count]
 
     def _log_mel(self, frames: np.ndarray, padded: np.ndarray, mel: np.ndarray, out: np.ndarray) -> None:
-        """Log-mel of `frames` (frames, window) into `out` (mels, frames); `padded` ends in zeros, `mel` is scratch."""
+        """Compute log-mel of `frames` (frames, window) into `out` (mels, frames); `padded` ends in zeros, `mel` is scratch."""
         padded, mel = padded[: len(frames)], mel[: len(frames)]
         np.multiply(frames, self._window, out=padded[:, : self.config.window_samples])
         spectrum = np.fft.rfft(padded, axis=1).astype(np.complex64, copy=False)

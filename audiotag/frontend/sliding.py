@@ -23,7 +23,7 @@ class Frontend(Protocol):
     """What computes log-mel, and keeps it where it wants it; every `audiotag.runtimes.protocol.Runtime` does."""
 
     def log_mel(self, waveforms: np.ndarray) -> Any:
-        """Log-mel (B, 1, mels, frames) of waveforms (B, samples), float32."""
+        """Compute log-mel (B, 1, mels, frames) of waveforms (B, samples), float32."""
 
     def concatenate(self, parts: Sequence[Any], axis: int) -> Any:
         """Join such arrays along an axis."""

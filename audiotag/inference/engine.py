@@ -39,13 +39,13 @@ class Engine:
         self.config, self.runtime, self.head = config, runtime, head
 
     def scores(self, logmel: Array) -> np.ndarray:
-        """Scores (B, labels), float32 in [0, 1], of log-mel (B, 1, mels, frames)."""
+        """Compute scores (B, labels), float32 in [0, 1], of log-mel (B, 1, mels, frames)."""
         if self.head is None:
             return self.runtime.run(logmel, (SCORES,))[SCORES]
         return self.head.scores(self.runtime.run(logmel, self.head.outputs))
 
     def features(self, logmel: Array, layers: Sequence[str]) -> np.ndarray:
-        """The named feature vectors of log-mel (B, 1, mels, frames), concatenated: (B, sum of their sizes), float32."""
+        """Compute the named features of log-mel (B, 1, mels, frames), concatenated: float32 (B, sum of their sizes)."""
         found = self.runtime.run(logmel, tuple(layers))
         return np.concatenate([found[name] for name in layers], axis=1)
 

@@ -43,5 +43,5 @@ class Frames:
         return lambda window: tile(window.samples, self._config.window_samples)
 
     def join(self, shown: Sequence[Shown]) -> Array:
-        """Log-mel (B, 1, mels, frames) of B prepared windows."""
+        """Compute log-mel (B, 1, mels, frames) of B prepared windows."""
         return self._runtime.concatenate(shown, 0) if self._shares else self._runtime.log_mel(np.stack(shown))

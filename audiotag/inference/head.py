@@ -36,7 +36,7 @@ class Head:
 
     @classmethod
     def of(cls, config: CheckpointConfig, state: Mapping[str, Any]) -> Head | None:
-        """The head of a checkpoint, None where it has none. `state` holds arrays or CPU tensors."""
+        """Make the head of a checkpoint, None where it has none; `state` holds arrays or CPU tensors."""
         if config.head is None:
             return None
         return cls(config.head, np.asarray(state[WEIGHT]), np.asarray(state[BIAS]))
@@ -47,19 +47,19 @@ class Head:
         return (*self.config.inputs, *((NETWORK_SCORES,) if self.config.keep_network else ()))
 
     def scores(self, outputs: Mapping[str, np.ndarray]) -> np.ndarray:
-        """Scores (B, n_scores), float32 in [0, 1], from a runtime's outputs, each (B, ...)."""
+        """Compute scores (B, n_scores), float32 in [0, 1], from a runtime's outputs, each (B, ...)."""
         own = self.own_scores(np.concatenate([outputs[name] for name in self.config.inputs], axis=1))
         return np.concatenate([outputs[NETWORK_SCORES], own], axis=1) if self.config.keep_network else own
 
     def own_scores(self, features: np.ndarray) -> np.ndarray:
-        """Scores (B, own labels), float32, from feature vectors (B, features)."""
+        """Compute scores (B, own labels), float32, from feature vectors (B, features)."""
         logits = features.astype(np.float64) @ self._weight + self._bias
         scores = activate(logits, self.config.activation)[:, : len(self.config.labels)]
         return scores.astype(np.float32)
 
 
 def activate(logits: np.ndarray, activation: str) -> np.ndarray:
-    """Sigmoid or softmax of logits (..., rows), without overflow."""
+    """Compute sigmoid or softmax of logits (..., rows), without overflow."""
     if activation == "softmax":
         powers = np.exp(logits - logits.max(-1, keepdims=True))
         return powers / powers.sum(-1, keepdims=True)

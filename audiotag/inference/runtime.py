@@ -126,7 +126,7 @@ def _makers(
 
 
 def _needs_torch(device: Any, dtype: Any, compile: bool) -> str:
-    """What of the arguments only torch has, in words; empty where nothing is."""
+    """Say which of the arguments only torch has; empty where none is."""
     if device is not None and str(device) != "cpu":
         return f"device {str(device)!r}"
     if dtype is not None and str(dtype).removeprefix("torch.") != "float32":
@@ -135,7 +135,7 @@ def _needs_torch(device: Any, dtype: Any, compile: bool) -> str:
 
 
 def _candidates(prefer: str) -> Iterator[str]:
-    """Runtimes in the order in which "auto" tries them."""
+    """List runtimes in the order in which "auto" tries them."""
     if _torch_has_a_gpu():
         yield "torch"
     if prefer == "start" or platform.machine().lower() not in ("x86_64", "amd64"):
@@ -145,7 +145,7 @@ def _candidates(prefer: str) -> Iterator[str]:
 
 
 def _spec(package: str) -> ModuleSpec | None:
-    """Where a package is installed, without importing it; None where it is not, or its import is barred."""
+    """Find where a package is installed, without importing it; None where it is not, or its import is barred."""
     try:
         return find_spec(package)
     except (ImportError, ValueError):

@@ -154,7 +154,7 @@ def _put(steps: Queue, piece: Piece, stop: threading.Event) -> bool:
 
 
 def _pieces(source: Any, read: Read) -> Generator[Piece, None, None]:
-    """The steps of reading a source, the last an `Ended` whatever happens."""
+    """Yield the steps of reading a source, the last an `Ended` whatever happens."""
     try:
         for step in read(source):
             yield Piece(source, step)

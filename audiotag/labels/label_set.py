@@ -82,7 +82,7 @@ class LabelSet(Sequence[Label]):
 
     @classmethod
     def from_names(cls, names: Iterable[str]) -> LabelSet:
-        """Labels of a fine-tuned head: names in output order, no mids, no ontology.
+        """Make the labels of a fine-tuned head: names in output order, no mids, no ontology.
 
         Raises
         ------
@@ -94,7 +94,7 @@ class LabelSet(Sequence[Label]):
         return cls(Label(index, "", name) for index, name in enumerate(names))
 
     def extended(self, names: Iterable[str]) -> LabelSet:
-        """These labels, and after them others of one's own, which have no mids and stand alone in the ontology.
+        """Return these labels and, after them, others of one's own, without mids and alone in the ontology.
 
         Raises
         ------
@@ -163,7 +163,7 @@ class LabelSet(Sequence[Label]):
     # -- names -> labels and nodes -------------------------------------------------------------------------
 
     def resolve(self, label: LabelLike) -> Label:
-        """The one label that a name, synonym, mid or index means.
+        """Find the one label that a name, synonym, mid or index means.
 
         Raises
         ------
@@ -181,7 +181,7 @@ class LabelSet(Sequence[Label]):
         return self._labels[node.index]
 
     def node(self, label: LabelLike) -> Node:
-        """The one node of the ontology, label or category, that a name, synonym, mid or index means.
+        """Find the one node of the ontology, label or category, that a name, synonym, mid or index means.
 
         Raises
         ------
@@ -191,7 +191,7 @@ class LabelSet(Sequence[Label]):
         return self.nodes[self._position(label)]
 
     def find(self, words: str) -> list[Label]:
-        """Labels in whose name, or in the name of a category or label above them, all words occur.
+        """Find the labels in whose name, or in that of a category or label above them, all words occur.
 
         Case does not matter. In a label's own name a word may be part of a longer one, above it the beginning of one.
         Labels with every word in their own name come first, the others follow; each group in output order. A mid or
@@ -212,7 +212,7 @@ class LabelSet(Sequence[Label]):
         return own + above
 
     def split(self, text: str) -> list[str]:
-        """Names in a comma-separated text, where a name may hold commas itself.
+        """Split a comma-separated text into names, where a name may hold commas itself.
 
         At each place the longest run of parts that is a name counts: ``"Male speech, man speaking, Dog"`` is two
         names. Parts that are no name are left as they are, for `select` to complain about.
@@ -233,7 +233,7 @@ class LabelSet(Sequence[Label]):
         include: LabelLike | Iterable[LabelLike] | None = None,
         exclude: LabelLike | Iterable[LabelLike] | None = None,
     ) -> np.ndarray:
-        """Indices of the labels that a filter keeps.
+        """Return the indices of the labels that a filter keeps.
 
         A name or mid means its node and everything under it, so ``"Animal"`` keeps every animal and
         ``"Human sounds"``, which is no label, everything people do. An index, `Label` or `Node` object with an
@@ -265,24 +265,24 @@ class LabelSet(Sequence[Label]):
     # -- the ontology --------------------------------------------------------------------------------------
 
     def parents(self, label: LabelLike) -> list[Node]:
-        """Nodes directly above; several for some labels, none for the seven at the top."""
+        """Return the nodes directly above; several for some labels, none for the seven at the top."""
         return [self.nodes[p] for p in self._ontology.parents[self._position(label)]]
 
     def children(self, label: LabelLike) -> list[Node]:
-        """Nodes directly below."""
+        """Return the nodes directly below."""
         return [self.nodes[p] for p in self._ontology.children[self._position(label)]]
 
     def ancestors(self, label: LabelLike) -> list[Node]:
-        """All nodes above, nearest first, each once."""
+        """Return all nodes above, nearest first, each once."""
         return [self.nodes[p] for p in self._ontology.above(self._position(label))]
 
     def descendants(self, label: LabelLike) -> list[Label]:
-        """All labels strictly under a label or category, in output order."""
+        """Return all labels strictly under a label or category, in output order."""
         position = self._position(label)
         return [self._labels[i] for i in self._ontology.under[position] if i != self.nodes[position].index]
 
     def roll_up(self, scores: np.ndarray) -> np.ndarray:
-        """Scores in which every label has at least the best score of the labels under it.
+        """Give every label at least the best score of the labels under it.
 
         A label with several parents raises all of them: *Hiss* raises *Cat*, *Snake* and *Steam* alike.
 
@@ -379,7 +379,7 @@ class LabelSet(Sequence[Label]):
 
 @functools.lru_cache(maxsize=1)
 def audioset_labels() -> LabelSet:
-    """AudioSet's 527 labels with its ontology above them.
+    """Return AudioSet's 527 labels with its ontology above them.
 
     Names, indices and mids: Google's ``class_labels_indices.csv`` (CC BY 4.0). Hierarchy: the AudioSet ontology
     (CC BY-SA 4.0), Gemmeke et al., "Audio Set: an ontology and human-labeled dataset for audio events", 2017.

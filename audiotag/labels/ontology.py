@@ -74,7 +74,7 @@ class Ontology:
         )
 
     def lookup(self, name: str) -> int | None:
-        """Position of the node with this name (in any case), mid or synonym; None if there is no one such node."""
+        """Find the position of the one node with this name (in any case), mid or synonym; None if there is none."""
         key = canonical(name).casefold()
         for table, wanted in (
             (self._by_exact_name, name),
@@ -87,7 +87,7 @@ class Ontology:
         return None
 
     def above(self, position: int) -> list[int]:
-        """Positions of all nodes above, nearest first, each once."""
+        """Return the positions of all nodes above, nearest first, each once."""
         seen: dict[int, None] = {}
         level = list(self.parents[position])
         while level:
@@ -96,7 +96,7 @@ class Ontology:
         return list(seen)
 
     def near(self, name: str) -> list[str]:
-        """Names of nodes that someone who wrote ``name`` may have meant, best first."""
+        """Find the names of nodes that someone who wrote ``name`` may have meant, best first."""
         wanted = name.casefold().strip()
         pool = {node.name.casefold(): node.name for node in self.nodes}
         pool |= {key: self.nodes[position].name for key, position in self._by_synonym.items()}
@@ -120,12 +120,12 @@ class Ontology:
 
 
 def canonical(name: str) -> str:
-    """A name with one space between words, and a comma and one space between parts."""
+    """Write a name with one space between words, and a comma and one space between parts."""
     return ", ".join(" ".join(part.split()) for part in name.split(","))
 
 
 def _unambiguous(pairs: Iterable[tuple[str, int]]) -> dict[str, int]:
-    """Case-folded name -> position, without the names that several nodes share."""
+    """Map case-folded names to positions, without the names that several nodes share."""
     table: dict[str, int] = {}
     shared = set()
     for name, position in pairs:

@@ -60,7 +60,7 @@ class StreamWindow:
         include: LabelLike | Iterable[LabelLike] | None = None,
         exclude: LabelLike | Iterable[LabelLike] | None = None,
     ) -> list[Tag]:
-        """The window's best labels, highest score first; arguments as for `Prediction.top`."""
+        """Return the window's best labels, highest score first; arguments as for `Prediction.top`."""
         return top_tags(self.scores, self.labels, k=k, threshold=threshold, include=include, exclude=exclude)
 
 
@@ -198,7 +198,7 @@ class Stream:
             yield
 
     def push(self, chunk: Any) -> list[StreamWindow]:
-        """Take the next chunk; the windows it completes, in order, mostly none.
+        """Take the next chunk and return the windows that it completes, in order: mostly none.
 
         Parameters
         ----------
@@ -247,7 +247,7 @@ class Stream:
             return windows
 
     def _take(self, block: np.ndarray) -> Iterator[StreamWindow]:
-        """Windows that mono samples complete."""
+        """Take mono samples; yields the windows that they complete."""
         while len(block) and self._next_start_stop < self._cutter.window:
             upto = self._source_samples(self._next_start_stop)
             part = block[: upto - self._n_taken]
@@ -261,11 +261,11 @@ class Stream:
         yield from self._advance(self._resampler.push(block))
 
     def _source_samples(self, n_samples: int) -> int:
-        """Samples of the source that `n_samples` at the checkpoint's rate take."""
+        """Count the samples of the source that `n_samples` at the checkpoint's rate take."""
         return -(-n_samples * self.sample_rate // self._rate_hz)
 
     def _start_window(self) -> Window:
-        """All audio so far, tiled; resampled by itself, so that it is what `predict` makes of a recording this long."""
+        """Tile all audio so far; resampled by itself, so that it is what `predict` makes of a recording this long."""
         stop = self._next_start_stop
         self._next_start_stop += self._cutter.hop
         resampler = Resampler(self.sample_rate, self._rate_hz)
@@ -289,7 +289,7 @@ class Stream:
         return self._latest
 
     def _samples(self, chunk: Any) -> np.ndarray:
-        """The chunk as an array (channels, samples) of whatever number type, not copied."""
+        """Return the chunk as an array (channels, samples) of whatever number type, not copied."""
         if isinstance(chunk, tuple):
             if len(chunk) != 2:
                 raise InvalidInputError(f"a tuple must be (array, sample_rate), got {len(chunk)} things")
@@ -333,6 +333,6 @@ class Stream:
 
 
 def _mono_blocks(samples: np.ndarray) -> Iterator[np.ndarray]:
-    """Float32 (n,) blocks of (channels, samples), mixed to mono."""
+    """Yield (channels, samples) as float32 (n,) blocks, mixed to mono."""
     for start in range(0, samples.shape[1], BLOCK_SAMPLES):
         yield mix(to_float(samples[:, start : start + BLOCK_SAMPLES]))

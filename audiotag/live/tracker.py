@@ -29,7 +29,7 @@ class Onset:
     mid: str
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain JSON-ready dictionary."""
+        """Return a plain JSON-ready dictionary."""
         return asdict(self)
 
 
@@ -108,7 +108,7 @@ class EventTracker:
         self._event_sum, self._event_count = np.zeros(n), np.zeros(n, np.int64)  # the same, up to `last_stop`
 
     def update(self, start: int, stop: int, scores: np.ndarray) -> tuple[tuple[Onset, ...], tuple[Event, ...]]:
-        """Take the next window; what starts and what ends with it, best score and earliest onset first.
+        """Take the next window and return what starts and what ends with it, best score and earliest onset first.
 
         Parameters
         ----------

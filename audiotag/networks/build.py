@@ -10,5 +10,5 @@ from .mobilenet import MN
 
 
 def build_network(config: NetworkConfig) -> nn.Module:
-    """A `DyMN` or `MN` with random weights, in training mode."""
+    """Build a `DyMN` or `MN` with random weights, in training mode."""
     return DyMN(config) if config.architecture == "dymn" else MN(config)

@@ -165,7 +165,7 @@ class DyMN(nn.Module):
         initialise(self)
 
     def forward(self, x: Tensor, taps: tuple[str, ...] = ()) -> Output:
-        """Logits and features of log-mel spectrograms (B, 1, mels, frames)."""
+        """Compute logits and features of log-mel spectrograms (B, 1, mels, frames)."""
         return run_network(self.in_c, self.layers, self.out_c, self.classifier, x, taps)
 
     def set_temperature(self, temperature: float) -> None:

@@ -25,7 +25,7 @@ def activation(name: str) -> nn.Module:
 def conv_norm(
     inputs: int, outputs: int, kernel: int = 1, stride: int = 1, groups: int = 1, act: str | None = None
 ) -> nn.Sequential:
-    """Convolution without bias, batch norm and, unless None, an activation: entries 0, 1 and 2."""
+    """Build a convolution without bias, batch norm and, unless None, an activation: entries 0, 1 and 2."""
     layers: list[nn.Module] = [
         nn.Conv2d(inputs, outputs, kernel, stride, (kernel - 1) // 2, groups=groups, bias=False),
         nn.BatchNorm2d(outputs, eps=NORM_EPS, momentum=MOMENTUM),
@@ -36,7 +36,7 @@ def conv_norm(
 
 
 def classifier(config: NetworkConfig, features: int) -> nn.Sequential:
-    """The head on top of the last feature map (B, features, F, T), giving logits (B, labels)."""
+    """Build the head on top of the last feature map (B, features, F, T), giving logits (B, labels)."""
     if config.head == "fully_convolutional":
         return nn.Sequential(
             nn.Conv2d(features, config.n_labels, 1, bias=False),
@@ -55,7 +55,7 @@ def classifier(config: NetworkConfig, features: int) -> nn.Sequential:
 
 
 def initialise(network: nn.Module) -> None:
-    """The published initialisation: Kaiming by fan-out, linear layers N(0, 0.01), biases zero."""
+    """Draw weights as published: Kaiming by fan-out, linear layers N(0, 0.01), biases zero."""
     if next(network.parameters()).is_meta:
         return  # nothing to fill, and drawing for the meta device would import torch._dynamo: over a second
     for module in network.modules():
@@ -138,7 +138,7 @@ class MN(nn.Module):
         initialise(self)
 
     def forward(self, x: Tensor, taps: tuple[str, ...] = ()) -> Output:
-        """Logits and features of log-mel spectrograms (B, 1, mels, frames)."""
+        """Compute logits and features of log-mel spectrograms (B, 1, mels, frames)."""
         return run_network(self.features[0], self.features[1:-1], self.features[-1], self.classifier, x, taps)
 
 

@@ -121,7 +121,7 @@ def _described(value: Any) -> str:
 
 
 def _as_array(value: Any, dtype: Any) -> np.ndarray:
-    """A tensor or array as an array of that type, which shares its memory where nothing changes."""
+    """Return a tensor or array as an array of that type, which shares its memory where nothing changes."""
     if _is_tensor(value):
         value = value.detach().cpu()
         value = (value.float() if value.is_floating_point() else value).numpy()

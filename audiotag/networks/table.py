@@ -58,13 +58,13 @@ Shapes = Mapping[str, tuple[int, ...]]
 
 
 def make_divisible(channels: float, divisor: int = 8) -> int:
-    """Nearest multiple of `divisor`, at least `divisor`, and never more than 10 % below `channels`."""
+    """Round to the nearest multiple of `divisor`, at least `divisor`, never more than 10 % below `channels`."""
     rounded = max(divisor, int(channels + divisor / 2) // divisor * divisor)
     return rounded if rounded >= 0.9 * channels else rounded + divisor
 
 
 def scaled_blocks(config: NetworkConfig) -> list[BlockSpec]:
-    """`BLOCKS` at the configuration's width and strides."""
+    """Return `BLOCKS` at the configuration's width and strides."""
     strides = iter(config.strides)
     scaled = []
     for spec in BLOCKS:
@@ -77,13 +77,13 @@ def scaled_blocks(config: NetworkConfig) -> list[BlockSpec]:
 
 
 def context_channels(expanded: int, width: float) -> int:
-    """H, the size of a block's context vector."""
+    """Compute H, the size of a block's context vector."""
     low, high = make_divisible(MIN_CONTEXT * width), make_divisible(MAX_CONTEXT * width)
     return min(max(make_divisible(expanded // CONTEXT_RATIO), low), high)
 
 
 def squeezed_channels(expanded: int) -> int:
-    """Size of squeeze-and-excitation's hidden layer."""
+    """Compute the size of squeeze-and-excitation's hidden layer."""
     return make_divisible(expanded // SQUEEZE_RATIO)
 
 
@@ -98,7 +98,7 @@ def has_squeeze(spec: BlockSpec, config: NetworkConfig) -> bool:
 
 
 def tap_channels(config: NetworkConfig) -> dict[str, int]:
-    """Names and sizes of the feature vectors a network can return, from input to output.
+    """Return names and sizes of the feature vectors a network can return, from input to output.
 
     ``stem`` and ``block0`` .. ``block14`` are feature maps averaged over frequency and time; ``embedding`` is
     the pooled head; ``hidden`` is the classifier's hidden layer after its activation (absent from a fully
@@ -115,7 +115,7 @@ def tap_channels(config: NetworkConfig) -> dict[str, int]:
 
 @functools.lru_cache(maxsize=64)
 def state_shapes(config: NetworkConfig) -> Shapes:
-    """Names and shapes of the state dict of `config`'s network, in its order."""
+    """Return names and shapes of the state dict of `config`'s network, in its order."""
     specs = scaled_blocks(config)
     last = specs[-1].outputs
     dymn = config.architecture == "dymn"
