@@ -3,12 +3,14 @@
     python examples/benchmark.py                    # all networks, a few minutes
     python examples/benchmark.py --quick            # under a minute
     python examples/benchmark.py --device cuda      # throughput of dymn10 on a GPU
+    python examples/benchmark.py --runtimes         # every runtime, and whole commands; --networks dymn04 for one
     python examples/benchmark.py --json results.json
 
 Weights are random (speed does not depend on them) unless checkpoints are named. "Textbook" is the readable network run
 eagerly, with the filterbank rebuilt for every call as the published code does. The forms take turns in one process;
-reported are medians, with the 10th and 90th percentile. Rivals are measured where they import; nothing is installed
-or downloaded for them.
+reported are medians, with the 10th and 90th percentile. Runtimes keep threads of their own that wait busily for each
+other, so with --runtimes every form has processes of its own, and those take turns. Rivals are measured where they
+import; nothing is installed or downloaded for them.
 """
 
 from __future__ import annotations
@@ -17,19 +19,24 @@ import argparse
 import json
 import platform
 import statistics
+import subprocess
 import sys
+import tempfile
 import time
 from importlib import metadata
 from importlib.util import find_spec
 
+import numpy as np
+import soundfile
 import torch
 from torch import nn
 
 import audiotag
-from audiotag.checkpoints.load import build, load_checkpoint
+from audiotag.checkpoints.load import Checkpoint, build, load_checkpoint
 from audiotag.config import CheckpointConfig, FrontendConfig, NetworkConfig
 from audiotag.frontend.logmel import LogMel
 from audiotag.frontend.mel import LOG_FLOOR, LOG_SCALE, LOG_SHIFT, PREEMPHASIS, mel_filterbank
+from audiotag.inference.runtime import open_runtime
 from audiotag.networks.build import build_network
 from audiotag.runtimes.fused import fuse
 
@@ -225,6 +232,115 @@ def rivals(checkpoint, repeats: int) -> list[dict]:
     return found
 
 
+RUNTIME_GOALS = {  # times faster than textbook, the best runtime: one window, 16 windows
+    "dymn04": (5, 5),
+    "dymn10": (4, 6),
+    "dymn20": (3, 5),
+    "mn04": (5, 5),
+    "mn10": (5, 5),
+}
+FORMS = ("textbook", "torch", "openvino", "onnxruntime")
+ROUNDS = 3
+
+
+def one_form(form: str, name: str, repeats: int) -> dict:
+    """Waveform to scores by one form in this process: milliseconds a window of 1 and of 16 windows, median."""
+    config, network = random_checkpoint(name)
+    if form == "textbook":
+
+        def scores(clips):
+            return network(textbook_frontend(torch.from_numpy(clips), config.frontend)).logits.sigmoid().numpy()
+
+    else:
+        state = {key: tensor.numpy() for key, tensor in network.state_dict().items()}
+        runtime = open_runtime(Checkpoint(config, state, "benchmark"), runtime=form, device="cpu")
+
+        def scores(clips):
+            return runtime.run(runtime.log_mel(clips), ("scores",))["scores"]
+
+    clips = (0.1 * torch.randn(16, config.window_samples, generator=torch.Generator().manual_seed(1))).numpy()
+    found = {}
+    for batch in (1, 16):
+        result = measure({form: lambda n=batch: scores(clips[:n])}, repeats=max(3, repeats // batch), device="cpu")[
+            form
+        ]
+        found[str(batch)] = result["median_ms"] / batch
+    return found | {"scores": scores(clips[:1])[0, ::50].tolist()}
+
+
+def runtimes_rows(name: str, repeats: int) -> list[dict]:
+    """Every form of a network, in processes that take turns: the medians over the rounds."""
+    found: dict = {form: [] for form in FORMS if form in ("textbook", "torch") or find_spec(form)}
+    for _ in range(ROUNDS):
+        for form, results in found.items():
+            command = [sys.executable, __file__, "--one-form", form, "--networks", name, "--repeats", str(repeats)]
+            results.append(json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout))
+    rows = []
+    for i, batch in enumerate(("1", "16")):
+        times = {form: statistics.median(one[batch] for one in results) for form, results in found.items()}
+        best = min((form for form in times if form != "textbook"), key=times.__getitem__)
+        rows.append(
+            {
+                "what": f"{name}, waveform, {batch} window{'s' if i else ''}",
+                "ms_per_window": times,
+                "best": best,
+                "ratio": times["textbook"] / times[best],
+                "runtime_goal": RUNTIME_GOALS[name][i],
+            }
+        )
+    reference = found["textbook"][0]["scores"]
+    rows[0]["score_difference"] = max(
+        abs(a - b) for results in found.values() for a, b in zip(results[0]["scores"], reference, strict=True)
+    )
+    return rows
+
+
+def command_rows(rounds: int = 7) -> list[dict]:
+    """``audiotag tag`` of one 10 s file with the built-in checkpoint, whole processes that take turns: time, memory."""
+    found: dict = {form: [] for form in FORMS[1:] if form == "torch" or find_spec(form)}
+    with tempfile.TemporaryDirectory() as folder:
+        wav = f"{folder}/noise.wav"
+        t = np.arange(320_000) / 32_000
+        soundfile.write(wav, 0.2 * np.sin(2 * np.pi * 440 * t) * np.sin(2 * np.pi * t), 32_000)
+        for turn in range(rounds + 1):
+            for form, results in found.items():
+                command = [sys.executable, "-c", MEASURED, "tag", wav, "--runtime", form, "--device", "cpu"]
+                start = time.perf_counter()
+                done = subprocess.run(command, check=True, capture_output=True, text=True)
+                taken = time.perf_counter() - start
+                if turn:  # the first is to fill caches, OpenVINO's compiled network among them
+                    results.append((1000 * taken, int(done.stderr.splitlines()[-1])))
+    rows = []
+    for form, results in found.items():
+        ms, kilobytes = (statistics.median(column) for column in zip(*results, strict=True))
+        torch_ms, torch_kilobytes = (statistics.median(column) for column in zip(*found["torch"], strict=True))
+        rows.append(
+            {
+                "what": f"audiotag tag, {form}",
+                "process_ms": ms,
+                "memory_mb": kilobytes / 1000,
+                "of_torch": [ms / torch_ms, kilobytes / torch_kilobytes],
+            }
+        )
+    return rows
+
+
+# Runs the command and says, last on stderr, how much memory it took at most.
+MEASURED = """
+import resource, sys
+from audiotag.cli import main
+code = main(sys.argv[1:])
+peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+try:  # what getrusage says counts the process that started this one, too
+    with open("/proc/self/status") as file:
+        peak = next(int(line.split()[1]) for line in file if line.startswith("VmHWM"))
+except OSError:
+    pass
+print(peak, file=sys.stderr)
+sys.exit(code)
+"""
+
+
 def machine(device: str) -> dict:
     """Where this ran."""
     cpu = platform.processor() or platform.machine()
@@ -246,6 +362,15 @@ def machine(device: str) -> dict:
 
 def text(line: dict) -> str:
     """One result as a line: times per clip in milliseconds, ratio, goals."""
+    if "process_ms" in line:
+        shares = " and ".join(f"{share:.2f}" for share in line["of_torch"])
+        return f"{line['what']:28s}  {line['process_ms']:6.0f} ms  {line['memory_mb']:5.0f} MB  ({shares} of torch's)"
+    if "ms_per_window" in line:
+        times = "  ".join(f"{form} {ms:.2f}" for form, ms in line["ms_per_window"].items())
+        verdict = "reached" if line["ratio"] >= line["runtime_goal"] else "missed"
+        goal = f"{line['best']} {line['ratio']:.1f} times textbook (goal {line['runtime_goal']}: {verdict})"
+        differ = f"  scores differ by {line['score_difference']:.1e}" if "score_difference" in line else ""
+        return f"{line['what']:28s}  ms a window: {times}  {goal}{differ}"
     parts = [f"{line['what']:28s}"]
     for form in ("textbook", "matrix product", "rival", "audiotag"):
         if form in line:
@@ -268,11 +393,19 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="fewer turns, no batch of 16, no dymn20, no rivals")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--batch", type=int, default=256, help="clips at once on a GPU")
+    parser.add_argument("--runtimes", action="store_true", help="every runtime that is installed, and whole commands")
+    parser.add_argument("--networks", nargs="+", choices=NETWORKS, help="with --runtimes: only these, no commands")
+    parser.add_argument("--one-form", choices=FORMS, help=argparse.SUPPRESS)
+    parser.add_argument("--repeats", type=int, default=25, help=argparse.SUPPRESS)
     parser.add_argument("--json", metavar="FILE", help="write everything measured there")
     args = parser.parse_args()
     if args.device == "cuda" and not torch.cuda.is_available():
         parser.error("--device cuda: torch sees no GPU here")
 
+    if args.one_form:
+        with torch.no_grad():
+            print(json.dumps(one_form(args.one_form, args.networks[0], args.repeats)))
+        return
     facts, lines = machine(args.device), []
     print(", ".join(f"{key} {value}" for key, value in facts.items()), flush=True)
 
@@ -282,7 +415,13 @@ def main() -> None:
 
     repeats = 7 if args.quick else 25
     with torch.no_grad():
-        if args.device == "cuda":
+        if args.runtimes:
+            for line in [] if args.networks else command_rows():
+                add(line)
+            for name in args.networks or NETWORKS:
+                for line in runtimes_rows(name, repeats):
+                    add(line)
+        elif args.device == "cuda":
             for dtype in (torch.float16, torch.bfloat16):
                 name = f"dymn10, {args.batch} clips, {str(dtype)[6:]}"
                 add(against_textbook(name, random_checkpoint("dymn10"), args.batch, repeats, "cuda", dtype))

@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
+from ..errors import MissingDependencyError
+
 
 def add_parser(subparsers: Any) -> None:
     """Add ``train`` and its own commands to the command line's subparsers."""
@@ -92,6 +94,7 @@ def add_parser(subparsers: Any) -> None:
 
 
 def run_prepare(args: argparse.Namespace) -> int:
+    _need_torch()
     from .prepare import prepare_bank
 
     count = prepare_bank(
@@ -102,6 +105,7 @@ def run_prepare(args: argparse.Namespace) -> int:
 
 
 def run_distil(args: argparse.Namespace) -> int:
+    _need_torch()
     from .run import distil
 
     exported = distil(
@@ -124,6 +128,7 @@ def run_distil(args: argparse.Namespace) -> int:
 
 
 def run_evaluate(args: argparse.Namespace) -> int:
+    _need_torch()
     from .evaluate import evaluate_bank
 
     report = evaluate_bank(
@@ -139,6 +144,7 @@ def run_evaluate(args: argparse.Namespace) -> int:
 
 
 def run_thresholds(args: argparse.Namespace) -> int:
+    _need_torch()
     from .thresholds import add_thresholds
 
     made = add_thresholds(
@@ -147,3 +153,12 @@ def run_thresholds(args: argparse.Namespace) -> int:
     kept = [f1 for f1 in made.f1 if f1 is not None]
     print(f"{args.out}: thresholds for {len(kept)} of {len(made.score)} labels")
     return 0
+
+
+def _need_torch() -> None:
+    try:
+        import torch  # noqa: F401
+    except ImportError as error:
+        raise MissingDependencyError(
+            'training needs torch and Lightning: pip install "audiotag-dymn[train]"'
+        ) from error
