@@ -449,7 +449,7 @@ class Tagger:
         MissingDependencyError
             onnxruntime, which checks the file, is not installed.
         OutputError
-            The disk refuses, or the file does not give the same scores within 2e-5; nothing is left.
+            The disk refuses, or the file does not give the same scores within 1e-4; nothing is left.
         CheckpointError
             The network is larger than the format allows, 2 GB.
         """
