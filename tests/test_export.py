@@ -61,7 +61,7 @@ def test_the_frontend_as_a_graph(name):
     for samples in (3 * config.n_fft, 20_000, 20_000 + config.hop_samples - 1):
         x = sound(1.0)[:samples]
         (found,) = run.run(None, {"x": x})
-        np.testing.assert_allclose(found, NumpyLogMel(config)(x[None]), atol=3e-5)
+        np.testing.assert_allclose(found, NumpyLogMel(config)(x[None]), atol=2e-4)
 
 
 @pytest.mark.parametrize("architecture, head", [("dymn", "mlp"), ("mn", "fully_convolutional")])
@@ -74,12 +74,12 @@ def test_any_batch_and_length(tmp_path, architecture, head):
     for waveforms in (whole, whole[:1], whole[:3, : 7 * RATE + 11]):
         scores, embedding = run.run(["scores", "embedding"], {"waveform": waveforms})
         logmel = tagger.engine.runtime.log_mel(waveforms)
-        np.testing.assert_allclose(scores, tagger.engine.scores(logmel), atol=2e-5)
+        np.testing.assert_allclose(scores, tagger.engine.scores(logmel), atol=1e-4)
         expected = tagger.engine.features(logmel, ("embedding",))
-        np.testing.assert_allclose(embedding, expected, atol=2e-4 * np.abs(expected).max())
-    np.testing.assert_allclose(
-        run.run(["scores"], {"waveform": whole})[0][1], tagger.predict(whole[1]).scores, atol=2e-5
-    )
+        np.testing.assert_allclose(embedding, expected, atol=1e-3 * np.abs(expected).max())
+    (scores,) = run.run(["scores"], {"waveform": whole})
+    np.testing.assert_allclose(scores[1], tagger.predict(whole[1]).scores, atol=1e-4)
+    assert np.abs(scores[0] - scores[1]).max() > 0.005  # by which these sounds' scores differ at least
 
 
 def test_metadata_and_log_mel_input(tagger, tmp_path):
@@ -116,7 +116,7 @@ def test_own_labels(tmp_path, head):
     tagger = Tagger(replace(base, config=replace(base.config, head=head), state=state), runtime="onnxruntime")
     run = session(tagger.export(tmp_path / "model.onnx"))
     x = sound(10)
-    np.testing.assert_allclose(run.run(["scores"], {"waveform": x[None]})[0][0], tagger.predict(x).scores, atol=2e-5)
+    np.testing.assert_allclose(run.run(["scores"], {"waveform": x[None]})[0][0], tagger.predict(x).scores, atol=1e-4)
     assert json.loads(run.get_modelmeta().custom_metadata_map["labels"]) == list(tagger.labels.names)
 
 
