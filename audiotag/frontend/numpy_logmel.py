@@ -112,7 +112,7 @@ class NumpyLogMel:
         return windows[:, :: config.hop_samples][:, :count]
 
     def _log_mel(self, frames: np.ndarray, padded: np.ndarray, mel: np.ndarray, out: np.ndarray) -> None:
-        """Compute log-mel of `frames` (frames, window) into `out` (mels, frames); `padded` ends in zeros, `mel` is scratch."""
+        """Compute log-mel of `frames` (frames, window) into `out` (mels, frames); `padded` ends in zeros."""
         padded, mel = padded[: len(frames)], mel[: len(frames)]
         np.multiply(frames, self._window, out=padded[:, : self.config.window_samples])
         spectrum = np.fft.rfft(padded, axis=1).astype(np.complex64, copy=False)
