@@ -81,15 +81,26 @@ def _uses_onednn(x: Tensor) -> bool:
 _ONEDNN_NAMES = {"": "none", "relu": "relu", "hswish": "hardswish", "sigmoid": "sigmoid"}
 
 
+# What `_has_onednn` tries: an activation, rows, inputs and outputs. Few rows, odd numbers, many inputs, many rows.
+_TRIED = (("hswish", 2, 32, 2), ("relu", 17, 40, 123), ("", 63, 672, 160), ("sigmoid", 1000, 24, 72))
+
+
 @functools.cache
 def _has_onednn(dtype: torch.dtype) -> bool:
-    """Whether this torch, on this CPU, has oneDNN's matrix product with an activation."""
+    """Whether this torch, on this CPU, has oneDNN's matrix product with every activation, and it is right.
+
+    The operation is a private one of torch's: another release may change what it does.
+    """
     with torch.autocast("cpu", enabled=False):  # whatever surrounds the first call
-        x = torch.linspace(-1, 1, 64, device="cpu").reshape(2, 32).to(dtype)
-        weight, bias = for_rows(x.flip(0)), x[:, 0].contiguous()
-        try:
-            y = torch.ops.mkldnn._linear_pointwise(x, weight, bias, "hardswish", [], "")
-        except (AttributeError, RuntimeError, NotImplementedError):
-            return False
-        expected = F.hardswish(F.linear(x.float(), weight.float(), bias.float()))
-        return torch.allclose(y.float(), expected, rtol=0.02, atol=0.02)
+        for act, rows, inputs, outputs in _TRIED:
+            x = torch.linspace(-1, 1, rows * inputs, device="cpu").sin().reshape(rows, inputs).to(dtype)
+            weight = torch.linspace(-9, 9, outputs * inputs, device="cpu").cos().reshape(outputs, inputs).to(dtype)
+            bias = weight[:, 0].contiguous()
+            try:
+                y = torch.ops.mkldnn._linear_pointwise.default(x, for_rows(weight), bias, _ONEDNN_NAMES[act], [], "")
+            except (AttributeError, RuntimeError, NotImplementedError):
+                return False
+            expected = activate(F.linear(x.float(), weight.float(), bias.float()), act)
+            if not torch.allclose(y.float(), expected, rtol=0.02, atol=0.02):
+                return False
+    return True
