@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, overload
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, overload
 
 import numpy as np
 
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
     from .live.stream import Stream
 
+Source = TypeVar("Source")  # whatever `open_audio` takes, handed back as it was given
 AGGREGATES = ("max", "mean")
 PER = ("clip", "window")
 
@@ -244,7 +245,7 @@ class Tagger:
 
     def predict_each(
         self,
-        sources: Iterable[Any],
+        sources: Iterable[Source],
         *,
         sample_rate: int | None = None,
         window_s: float | None = None,
@@ -253,7 +254,7 @@ class Tagger:
         batch_size: int | None = None,
         workers: int = 1,
         progress: Progress | None = None,
-    ) -> Iterator[tuple[Any, Prediction | AudiotagError]]:
+    ) -> Iterator[tuple[Source, Prediction | AudiotagError]]:
         """Tag any number of recordings, lazily and in order; one that cannot be read does not stop the others.
 
         Arguments are checked at once; sources are read as the result is iterated: by `workers` background threads,
@@ -378,7 +379,7 @@ class Tagger:
 
     def embed_each(
         self,
-        sources: Iterable[Any],
+        sources: Iterable[Source],
         *,
         layer: str | Sequence[str] = "embedding",
         sample_rate: int | None = None,
@@ -387,7 +388,7 @@ class Tagger:
         batch_size: int | None = None,
         workers: int = 1,
         progress: Progress | None = None,
-    ) -> Iterator[tuple[Any, WindowEmbeddings | AudiotagError]]:
+    ) -> Iterator[tuple[Source, WindowEmbeddings | AudiotagError]]:
         """Embed any number of recordings as `predict_each` tags them: lazily, in order, errors in their place."""
         window, hop = self._spans(window_s, hop_s)
         runs = self._analyse(sources, window, hop, self._layers(layer), sample_rate, batch_size, workers, progress)
