@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar, overload
 
 import numpy as np
 
+from .audio.recording import AudioInput
 from .checkpoints.load import Checkpoint, load_checkpoint
 from .checks import check_rate, checked_sources, one_of, positive, shown, span_samples
 from .errors import AudiotagError, InvalidInputError
@@ -16,7 +17,6 @@ from .inference.batches import Analysis
 from .inference.engine import Engine, Progress
 from .inference.head import Head
 from .inference.runtime import AUTO, open_runtime
-from .inference.sources import AudioInput
 from .labels.label_set import LabelLike, LabelSet
 from .live.tracker import MAX_GAP_S
 from .networks.table import tap_channels

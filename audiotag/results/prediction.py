@@ -18,6 +18,7 @@ from .thresholds import label_thresholds, per_label
 if TYPE_CHECKING:
     import pandas
 
+    from ..audio.recording import AudioInput
     from .plot import Picture
 
 SHOWN_TAGS = 5
@@ -310,7 +311,7 @@ class Prediction:
 
     def plot(
         self,
-        audio: Any = None,
+        audio: AudioInput | None = None,
         *,
         sample_rate: int | None = None,
         k: int = 10,
