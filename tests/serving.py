@@ -82,7 +82,7 @@ def main():
     settings = json.loads(sys.argv[1])
 
     def load():
-        tagger = Tagger(tiny_checkpoint(), device="cpu")
+        tagger = Tagger(tiny_checkpoint(), device="cpu", runtime="torch")
         if settings["slow"]:
             scores = tagger.engine.scores
             tagger.engine.scores = lambda logmel: (time.sleep(SLOW_S), scores(logmel))[1]

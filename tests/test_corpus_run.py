@@ -110,11 +110,13 @@ def test_rows_are_what_the_tagger_says(recordings, model, tagger, tmp_path, caps
 def test_embeddings_and_events(recordings, model, tagger, tmp_path):
     shared = {"model": model, "shard": (1, 1), "actors": 1, "device": "cpu"}
     names = [str(recordings / name) for name in ("a.wav", "b/10.flac")]
-    corpus.run(names, str(tmp_path / "vectors"), kind="embeddings", **shared)
+    corpus.run([*names, str(recordings / "bad.wav")], str(tmp_path / "vectors"), kind="embeddings", **shared)
     corpus.run(names, str(tmp_path / "events"), kind="events", on=0.5, segment_s=10, **shared)
     vectors, events = by_uri(rows_of(tmp_path / "vectors")), by_uri(rows_of(tmp_path / "events"))
     schema = pq.read_schema(next((tmp_path / "vectors").glob("part*")))
     assert schema.field("embedding").type == pa.list_(pa.float16(), tagger.layers["embedding"])
+    (row,) = vectors[str(recordings / "bad.wav")]
+    assert row["status"] == "error" and row["embedding"] is None
     for name in names:
         (row,) = vectors[name]
         np.testing.assert_array_equal(np.float16(row["embedding"]), tagger.embed(name).astype(np.float16))
@@ -167,7 +169,7 @@ def test_a_killed_run_goes_on_and_takes_what_is_new(recordings, model, tmp_path,
     # what failed is mended; what was good is not done again
     (folder / "bad.wav").write_bytes((recordings / "a.wav").read_bytes())
     mended = corpus.run(str(folder), str(output), retry_errors=True, **options)
-    assert mended.failed == 0
+    assert (mended.files, mended.failed) == (1, 0)
     rows = by_uri(rows_of(output))
     assert sorted(rows) == sorted(found) and all(row["status"] == "ok" for (row,) in rows.values())
     assert all(rows[uri] == found[uri] for uri in found if not uri.endswith("bad.wav"))

@@ -3,6 +3,7 @@
 import base64
 import csv
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -256,5 +257,6 @@ assert "torch" not in sys.modules and run.tagger.runtime != "torch"
 print(run.metrics["out_of_fold"]["accuracy"])
 """
     command = [sys.executable, "-c", program, sounds, tmp_path / "m", kept]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=200)
+    environment = os.environ | {"AUDIOTAG_RUNTIME": ""}
+    done = subprocess.run(command, capture_output=True, text=True, timeout=200, env=environment)
     assert done.returncode == 0 and done.stdout.strip() == "1.0", done.stderr

@@ -32,6 +32,7 @@ OPTIONAL = {"av", "pyarrow", "matplotlib", "sounddevice", "pandas", "onnxruntime
 # Where torch may be imported at the top; everywhere else only inside functions, for a torch-free install runs them too.
 TORCH_MODULES = {
     "frontend/logmel.py",
+    "hear.py",  # HEAR's interface is one of torch modules and tensors
     "inference/devices.py",
     "networks/build.py",
     "networks/dymn.py",

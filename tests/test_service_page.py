@@ -34,7 +34,7 @@ def test_the_page_is_small_and_asks_nobody_else():
 
 @pytest.fixture(scope="module")
 def tagger():
-    return Tagger(tiny_checkpoint(), device="cpu")
+    return Tagger(tiny_checkpoint(), device="cpu", runtime="torch")
 
 
 @pytest.fixture(scope="module")

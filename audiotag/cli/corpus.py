@@ -141,6 +141,7 @@ def run(args: argparse.Namespace) -> int:
             shard=args.shard,
             hang_s=args.hang,
             memory_bytes=round(args.memory * 1e9),
+            progress=True,
             quiet=args.quiet,
             model=args.model,
             device=args.device,

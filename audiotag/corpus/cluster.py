@@ -22,6 +22,7 @@ from .worker import Model, Work, Worker
 
 POLL_S = 1.0
 TELL_S = 60.0
+PARTS_AT_ONCE = 10_000  # of one pipeline, which keeps something in memory for each
 SUMMARY_COLUMN = "summary"
 
 
@@ -90,7 +91,7 @@ class RayWorker:
     def __del__(self) -> None:
         worker = getattr(self, "_worker", None)
         if worker is not None:
-            worker.close()
+            worker.stop()
 
 
 def _counters() -> dict[str, Any]:
@@ -122,16 +123,16 @@ def run_parts(
     started = _connect(ray, cluster)
     try:
         room = _wait_for_room(ray, cluster, tell, local=started)
-        results: Queue[Any] = Queue()
-        stop = threading.Event()
-        feeder = threading.Thread(
-            target=_feed, args=(ray, parts, work, model, cluster, room, results, stop), daemon=True
-        )
-        feeder.start()
-        try:
-            yield from _results(ray, len(parts), results, cluster, tell)
-        finally:
-            stop.set()
+        for begin in range(0, len(parts), PARTS_AT_ONCE):
+            some = parts[begin : begin + PARTS_AT_ONCE]
+            results: Queue[Any] = Queue()
+            stop = threading.Event()
+            given = (ray, some, work, model, cluster, room, results, stop)
+            threading.Thread(target=_feed, args=given, daemon=True).start()
+            try:
+                yield from _results(ray, len(some), results, cluster, tell)
+            finally:
+                stop.set()
     finally:
         if started:
             ray.shutdown()

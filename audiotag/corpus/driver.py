@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import InvalidInputError
-from ..runs.progress import tell
 from ..version import __version__
 from .cluster import Cluster, ray_module
 from .cluster import run_parts as on_cluster
@@ -67,7 +66,8 @@ def run(
     shard: tuple[int, int] | None = None,
     hang_s: float = 600.0,
     memory_bytes: int = 0,
-    quiet: bool = True,
+    progress: bool = False,
+    quiet: bool = False,
     **checkpoint: Any,
 ) -> Summary:
     """Tag, or embed, a corpus of any size into a folder of Parquet files.
@@ -119,8 +119,9 @@ def run(
         A process that shows no progress for so many seconds is ended, and what it was reading recorded as crashed.
     memory_bytes : int
         The same for one that holds more memory; 0: any amount.
-    quiet : bool
-        Print errors only.
+    progress : bool
+        Tell on stderr, as the command does: errors, warnings, progress and a closing line; with `quiet`, errors only.
+        Whatever it tells is in the output too.
 
     Returns
     -------
@@ -159,6 +160,8 @@ def run(
     settings = plan.settings()
     if settings is not None and not (resume or retry_errors):
         raise InvalidInputError(f"{output}: holds a run already; --resume goes on with it, or name another folder")
+    if settings is None and plan.committed():
+        raise InvalidInputError(f"{output}: holds parts of a run whose plan is gone; name another folder")
     if shard is None:
         ray_module()  # whether it is there, before anything takes long
     cluster = Cluster(address, _checked_actors(actors), gpus_per_actor, start_s)
@@ -190,12 +193,12 @@ def run(
         hang_s=hang_s,
         memory_bytes=memory_bytes,
     )
-    reporter = Reporter(Summary(output), quiet=quiet)
+    reporter = Reporter(Summary(output), quiet=quiet, silent=not progress)
     known: set[bytes] = set()
 
     def do(parts: list[int]) -> None:
         if shard is None:
-            results = on_cluster(parts, work, packed, cluster, tell)
+            results = on_cluster(parts, work, packed, cluster, reporter.tell)
         else:
             fewest, most = cluster.actors
             workers = processors() if actors is None else most or fewest
@@ -220,7 +223,7 @@ def run(
         if settings["parts"] > first:
             plan.save(settings)
             if begun:
-                tell("there are inputs that were not there when the plan was made; doing them too")
+                reporter.tell("there are inputs that were not there when the plan was made; doing them too")
             reporter.start(weight, 0.0)
             do([part for part, _ in plan.planned(settings["parts"]) if part >= first])
         elif not begun:

@@ -35,7 +35,7 @@ def run_parts(parts: list[int], work: Work, model: Model, *, workers: int) -> Ge
         except BaseException as error:
             done.put(error)
         finally:
-            worker.close()
+            worker.stop()
 
     made = [Worker(work, model) for _ in range(min(workers, len(parts)))]
     threads = [threading.Thread(target=serve, args=(worker,), daemon=True) for worker in made]
@@ -55,4 +55,4 @@ def run_parts(parts: list[int], work: Work, model: Model, *, workers: int) -> Ge
     finally:
         stop.set()
         for worker in made:
-            worker.close()
+            worker.stop()

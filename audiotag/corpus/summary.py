@@ -53,10 +53,14 @@ class Summary:
 
 @dataclass
 class Reporter:
-    """Tells the person at the terminal, on stderr, unless `quiet`; errors always."""
+    """Tells the person at the terminal, on stderr: errors, and, unless `quiet`, warnings, progress and a closing line.
+
+    silent: nothing at all.
+    """
 
     summary: Summary
     quiet: bool = False
+    silent: bool = False
     told: int = 0
     _bar: Any = None
     _started: float = 0.0
@@ -68,7 +72,7 @@ class Reporter:
 
     @property
     def _terminal(self) -> bool:
-        return sys.stderr.isatty() and not self.quiet
+        return sys.stderr.isatty() and not (self.quiet or self.silent)
 
     def start(self, weight: float, before: float) -> None:
         """Work begins: how much there is, and how much of it was done before."""
@@ -86,9 +90,9 @@ class Reporter:
         lines = [f"error: {error}" for error in part["errors"]]
         lines += [] if self.quiet else [f"warning: {warning}" for warning in part["warnings"]]
         for line in lines[: max(0, MOST_TOLD - self.told)]:
-            tell(line)
+            self.tell(line)
         if self.told < MOST_TOLD <= self.told + len(lines):
-            tell("what else fails is in the output only, in the columns status, error and warnings")
+            self.tell("what else fails is in the output only, in the columns status, error and warnings")
         self.told += len(lines)
         if self._bar is not None:
             failed = f", {summary.failed:,} failed" if summary.failed else ""
@@ -98,6 +102,11 @@ class Reporter:
                 f"{summary.audio_s / 3600:,.2f} h of audio, {speed:,.0f}x real time{failed}", refresh=False
             )
             self._bar.update(part["weight"])
+
+    def tell(self, message: str) -> None:
+        """A line on stderr, above the progress bar."""
+        if not self.silent:
+            tell(message)
 
     def close(self) -> None:
         """The bar goes."""
@@ -119,4 +128,4 @@ class Reporter:
         took = f"{clock(done.audio_s, decimals=0)} of audio in {clock(done.elapsed_s)}"
         if done.elapsed_s and done.audio_s:
             took += f", {done.audio_s / done.elapsed_s:,.0f}x real time"
-        tell(", ".join([*parts, took]) + f" -> {done.output}")
+        self.tell(", ".join([*parts, took]) + f" -> {done.output}")

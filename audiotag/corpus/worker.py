@@ -81,6 +81,7 @@ class Worker:
     def __init__(self, work: Work, model: Model) -> None:
         self.work, self.model = work, model
         self._child: Child | None = None
+        self._stopped = False
         self._deaths = 0
         self._schema = work.setup.options.schema(model.features)
 
@@ -96,13 +97,12 @@ class Worker:
         """
         began = time.monotonic()
         entries = self.work.plan.entries(part)
-        rows = self._committed(part) if self.work.retry_errors else None
-        if rows is None:
+        committed = self._committed(part) if self.work.retry_errors else None
+        if committed is None:
             rows = self._rows(Job(entries))
             self._commit(part, rows)
-        elif any(row["status"] != OK for row in rows):
-            rows = self._again(entries, rows)
-            self._commit(part, rows)
+        else:
+            rows = self._again(part, entries, committed)
         failed = [row for row in rows if row["status"] != OK]
         first = [row for row in rows if not row["start_s"]]
         return {
@@ -123,13 +123,19 @@ class Worker:
         data = self.work.plan.read_part(part)
         return None if data is None else pyarrow().parquet.read_table(io.BytesIO(data)).to_pylist()
 
-    def _again(self, entries: list[Entry], rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-        """The rows, those that failed done anew; without what has changed, which is planned anew as it is now."""
-        places = {row["id"]: place for place, row in enumerate(rows)}
+    def _again(self, part: int, entries: list[Entry], rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        """Do anew what failed in a part, and commit it with what did not; the new rows.
+
+        What has changed is left out: it is planned anew, as it is now.
+        """
         kept = [row for row in rows if row["status"] == OK]
+        if len(kept) == len(rows):
+            return []
+        places = {row["id"]: place for place, row in enumerate(rows)}
         found = self._rows(Job(entries, skip=frozenset(row["id"] for row in kept), again=True))
-        kept += [row for row in found if row["status"] != CHANGED]
-        return sorted(kept, key=lambda row: places.get(row["id"], len(places)))
+        found = [row for row in found if row["status"] != CHANGED]
+        self._commit(part, sorted([*kept, *found], key=lambda row: places.get(row["id"], len(places))))
+        return found
 
     def _rows(self, job: Job) -> list[dict[str, Any]]:
         """Rows of what a job asks for, in order, whatever happens to the child."""
@@ -186,6 +192,8 @@ class Worker:
 
     def _started(self) -> Child:
         """The child, with its model loaded."""
+        if self._stopped:
+            raise WorkerError("stopped")
         if self._child is None:
             self._child = child = Child(self.work.child or CHILD, threads=self.work.setup.threads)
             with tempfile.TemporaryDirectory(prefix="audiotag-model-") as folder:
@@ -204,8 +212,13 @@ class Worker:
         arrow.parquet.write_table(table(rows, self._schema), sink, compression="zstd")
         self.work.plan.write_part(part, sink.getvalue())
 
+    def stop(self) -> None:
+        """End the child, and the work that another thread may be doing by it."""
+        self._stopped = True
+        self.close()
+
     def close(self) -> None:
-        """End the child."""
+        """End the child; the next part starts another."""
         if self._child is not None:
             self._child.close()
             self._child = None

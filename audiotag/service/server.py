@@ -226,7 +226,8 @@ def bound_socket(host: str, port: int) -> socket.socket:
         The address cannot be had.
     """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    server = socket.socket(family)
+    # With the protocol named asyncio turns Nagle's algorithm off, which costs 40 ms an answer.
+    server = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     server.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         server.bind((host, port))

@@ -247,16 +247,20 @@ class Worker:
     def _next_batch(self) -> list[tuple[Recording, Window]]:
         """Windows that wait, of each recording in turn, that one run of the network can take."""
         batch: list[tuple[Recording, Window]] = []
-        for _ in range(len(self._recordings)):
-            recording = self._recordings.popleft()
-            if self._settle(recording):
-                continue
-            self._recordings.append(recording)
-            if recording.waiting and (not batch or self._alike(recording, batch[0][0])):
-                batch.append((recording, recording.waiting.popleft()))
-            self._feed_decoder(recording)
-            if len(batch) >= self._engine.runtime.default_batch:
-                break
+        size = self._engine.runtime.default_batch
+        before = -1
+        while len(batch) < size and len(batch) != before:  # another round while that adds something
+            before = len(batch)
+            for _ in range(len(self._recordings)):
+                recording = self._recordings.popleft()
+                if all(recording is not one for one, _ in batch) and self._settle(recording):
+                    continue
+                self._recordings.append(recording)
+                if recording.waiting and (not batch or self._alike(recording, batch[0][0])):
+                    batch.append((recording, recording.waiting.popleft()))
+                self._feed_decoder(recording)
+                if len(batch) >= size:
+                    break
         return batch
 
     @staticmethod

@@ -57,15 +57,14 @@ def command(inputs: Path | str, output: Path | str, model: str, *more: str) -> l
     return [sys.executable, "-m", "audiotag", *words]
 
 
-def start(words: list[str], *, many_parts: bool = True, **environment: str) -> subprocess.Popen[str]:
-    """The command as a process; with `many_parts`, in parts of a few files each."""
-    if many_parts:
-        code = (
-            "import sys, audiotag.corpus.plan as plan; plan.SHORTEST_PART_S = 4.0; "
-            "from audiotag.cli import main; sys.exit(main(sys.argv[1:]))"
-        )
-        words = [words[0], "-c", code, *words[3:]]
-    return subprocess.Popen(words, stderr=subprocess.PIPE, text=True, env={**os.environ, **environment})
+def start(words: list[str], *, child: str = "") -> subprocess.Popen[str]:
+    """The command as a process, in parts of a few files each; `child`: the module that its workers' children run."""
+    code = (
+        "import sys, functools, audiotag.corpus.plan as plan, audiotag.corpus.driver as driver; "
+        f"plan.SHORTEST_PART_S = 4.0; driver.Work = functools.partial(driver.Work, child={child!r}); "
+        "from audiotag.cli import main; sys.exit(main(sys.argv[1:]))"
+    )
+    return subprocess.Popen([words[0], "-c", code, *words[3:]], stderr=subprocess.PIPE, text=True)
 
 
 def end(process: subprocess.Popen[str], timeout_s: float = 240) -> str:

@@ -10,7 +10,7 @@ import numpy as np
 
 from ...version import __version__
 from .clips import Dataset
-from .figures import bootstrap, class_rows, fast_figures, summary
+from .figures import RESAMPLES, bootstrap, class_rows, fast_figures, summary
 from .splits import Folds
 
 if TYPE_CHECKING:
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 HEADLINES = ("accuracy", "mean_average_precision", "macro_f1")
 SHOWN_MISTAKES, SHOWN_SUSPECTS = 24, 16
+MIN_RESAMPLES, RESAMPLED_PAIRS = 200, 20_000_000  # pairs of clip and label, in all resamples together
 
 
 @dataclass(frozen=True)
@@ -124,7 +125,9 @@ class Outcome:
         targets, scores, judged = self.targets[rows], self.scores[rows], self.judged[rows]
         figures: dict[str, Any] = {"clips": int(rows.sum()), **summary(targets, scores, judged, self.dataset.task)}
         group = (self.folds.group if self.folds is not None else linked_groups(self.dataset.clips))[rows]
-        intervals = bootstrap(fast_figures(targets, scores, judged, self.dataset.task), group, seed=self.seed)
+        resamples = int(np.clip(RESAMPLED_PAIRS // max(targets.size, 1), MIN_RESAMPLES, RESAMPLES))
+        figure = fast_figures(targets, scores, judged, self.dataset.task)
+        intervals = bootstrap(figure, group, seed=self.seed, resamples=resamples)
         figures["interval_95"] = {
             name: None if pair is None else [round(v, 4) for v in pair]
             for name, pair in zip(HEADLINES, intervals, strict=True)

@@ -47,7 +47,7 @@ def confusion(outcome: Outcome) -> tuple[np.ndarray, list[str], list[str]]:
 def confusion_picture(outcome: Outcome) -> bytes:
     """PNG of `confusion`."""
     shares, rows, columns = confusion(outcome)
-    side = min(3.2 + 0.28 * max(len(rows), 4), 20)
+    side = min(3.2 + 0.24 * max(len(rows), 4), 14)
     figure, axes = _figure(side + 1.2, side)
     image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1, aspect="auto")
     if len(columns) <= NAMED_AXES:

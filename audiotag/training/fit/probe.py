@@ -24,10 +24,12 @@ from ...results.embeddings import MID_LAYERS
 from .calibrate import Calibration, clip_max, fit_platt, fit_temperature, fit_thresholds
 from .features import Features
 from .linear import Linear, Standard, fit_logistic
+from .ridge import Sums
 from .splits import Folds
 
-GRID = ((0.3, 0.1), (1.0, 0.1), (1.0, 0.3), (10.0, 0.3), (10.0, 1.0))  # shrinkage and c of the logistic regression
-FIRST = (1.0, 0.1)  # by which layers are compared
+GRID = ((0.3, 0.1), (1.0, 0.3), (10.0, 1.0))  # shrinkage and c of the logistic regression
+FIRST = (1.0, 0.3)  # where there is nothing to choose on
+RIDGE, RIDGE_SCALE = 0.3, 10.0  # strength of the ridge regression that ranks layers; what makes logits of its outputs
 MANY_WINDOWS = 0.1  # share of clips with several windows from which it matters how these are learnt from
 
 
@@ -239,7 +241,7 @@ def _finish(problem: Problem, chosen: list[Setting], final: Setting, choice: _Ch
     logits = np.full((len(clip), problem.n_rows), np.nan)
     for fold, windows in enumerate(tested):
         logits[windows] = outer[fold](problem.features.windows[windows])
-    inner = choice.inner(chosen, run) if len(folds) >= 3 else None
+    inner = choice.inner(chosen) if len(folds) >= 3 else None
     scores = np.full((n_clips, n_labels), np.nan)
     judged = np.full((n_clips, n_labels), np.nan)
     for fold, windows in enumerate(tested):
@@ -264,8 +266,8 @@ class _Choice:
     """The inner search: pairs of folds next to each other stay out of training, and both are tested on.
 
     A pair serves either of its folds: tested on one, it says how a setting does without the other. First the sets of
-    layers are compared at one regularisation, then regularisations (and poolings, where clips have several windows)
-    for the sets that won.
+    layers are compared by ridge regression, then regularisations (and poolings, where clips have several windows) of
+    the logistic regression on the sets that won.
     """
 
     def __init__(self, problem: Problem, sets: list[tuple[str, ...]], run: Any, progress: Any) -> None:
@@ -273,23 +275,56 @@ class _Choice:
         count = len(problem.folds)
         self.pairs = [(a, (a + 1) % count) for a in range(count)] if count >= 3 else []
         self.losses: dict[tuple[Setting, int, int], float] = {}  # setting, fold left out, fold tested on
+        self.tested: dict[tuple[Setting, int, int], np.ndarray] = {}  # the logits behind them, float32
         per_clip = np.bincount(problem.features.clip, minlength=1)
         several = (per_clip > 1).sum() > MANY_WINDOWS * (per_clip > 0).sum()
         self.poolings = ("mean", "windows") if several else ("mean",)
+        self.layers: dict[int | None, tuple[str, ...]] = {}
         self.done = 0
-        self.expected = len(self.pairs) * (len(sets) + len(GRID)) + 2 * count + 1
+        self.expected = len(self.pairs) * len(GRID) * len(self.poolings)
         if not self.pairs:
             return
-        self._compare([Setting(names) for names in sets])
-        winners = {self.best(fold) for fold in (None, *range(count))}
+        winners = self._best_layers(sets)
         self._compare(
             [
-                Setting(winner.layers, shrinkage, c, pooling)
-                for winner in sorted(winners, key=lambda w: w.layers)
+                Setting(layers, shrinkage, c, pooling)
+                for layers in winners
                 for pooling in self.poolings
                 for shrinkage, c in GRID
             ]
         )
+
+    def _best_layers(self, sets: list[tuple[str, ...]]) -> list[tuple[str, ...]]:
+        """The sets that some fold, or all of them together, would choose."""
+        if len(sets) == 1:
+            return sets
+        problem, features = self.problem, self.problem.features
+        rows, owner, _ = training_rows(
+            features, problem.folds.index >= 0, np.arange(features.windows.shape[1]), pooling="mean"
+        )
+        sums = Sums(rows, problem.row_targets()[owner], problem.folds.index[owner])
+
+        def tested(job: tuple[tuple[str, ...], tuple[int, int]]) -> list[tuple[int, tuple[str, ...], float]]:
+            layers, pair = job
+            columns = features.columns(layers)
+            linear = sums.solve(columns, pair, RIDGE)
+            found = []
+            for out, test in (pair, pair[::-1]):
+                windows = np.flatnonzero(problem.folds.test(test)[features.clip])
+                logits = RIDGE_SCALE * Model(Setting(layers), linear, columns)(features.windows[windows])
+                found.append((out, layers, log_loss(problem, logits, windows)))
+            return found
+
+        losses = [one for found in self.run(tested, [(s, p) for s in sets for p in self.pairs]) for one in found]
+
+        def best(fold: int | None) -> tuple[str, ...]:
+            def loss(layers: tuple[str, ...]) -> float:
+                return float(np.mean([v for out, s, v in losses if s == layers and fold in (None, out)]))
+
+            return min(sets, key=loss)
+
+        self.layers = {fold: best(fold) for fold in (None, *range(len(problem.folds)))}
+        return sorted(set(self.layers.values()))
 
     def _compare(self, settings: list[Setting]) -> None:
         chains: dict[tuple[Any, ...], list[Setting]] = {}  # settings that differ in c alone start from each other
@@ -305,7 +340,9 @@ class _Choice:
             model, start = train(problem, setting, problem.folds.train(*pair), start)
             for out, test in (pair, pair[::-1]):
                 windows = np.flatnonzero(problem.folds.test(test)[problem.features.clip])
-                found[setting, out, test] = log_loss(problem, model(problem.features.windows[windows]), windows)
+                logits = model(problem.features.windows[windows])
+                found[setting, out, test] = log_loss(problem, logits, windows)
+                self.tested[setting, out, test] = logits.astype(np.float32)
             self.done += 1
             if self.progress is not None:
                 self.progress(self.done, max(self.expected, self.done))
@@ -315,25 +352,20 @@ class _Choice:
         """The setting of least loss where `fold` stayed out; None: over all pairs."""
         sums: dict[Setting, list[float]] = {}
         for (setting, out, _), loss in self.losses.items():
-            if fold is None or out == fold:
+            if fold in (None, out) and setting.layers == self.layers.get(fold, setting.layers):
                 sums.setdefault(setting, []).append(loss)
         return min(sums, key=lambda s: (float(np.mean(sums[s])), s.layers, s.shrinkage, s.c, s.pooling))
 
-    def inner(self, chosen: list[Setting], run: Any) -> list[tuple[np.ndarray, np.ndarray]]:
+    def inner(self, chosen: list[Setting]) -> list[tuple[np.ndarray, np.ndarray]]:
         """For each fold, windows of other folds with logits by models that saw neither."""
-        problem = self.problem
-        needed = sorted({(pair, chosen[fold]) for pair in self.pairs for fold in pair}, key=repr)
-        models = dict(
-            zip(needed, run(lambda job: train(problem, job[1], problem.folds.train(*job[0]))[0], needed), strict=True)
-        )
         found = []
-        for fold in range(len(problem.folds)):
+        for fold, setting in enumerate(chosen):
             parts = []
             for pair in self.pairs:
                 if fold in pair:
                     test = pair[0] if pair[1] == fold else pair[1]
-                    windows = np.flatnonzero(problem.folds.test(test)[problem.features.clip])
-                    parts.append((windows, models[pair, chosen[fold]](problem.features.windows[windows])))
+                    windows = np.flatnonzero(self.problem.folds.test(test)[self.problem.features.clip])
+                    parts.append((windows, self.tested[setting, fold, test].astype(np.float64)))
             windows = np.concatenate([w for w, _ in parts])
             order = np.argsort(windows, kind="stable")
             found.append((windows[order], np.concatenate([z for _, z in parts])[order]))
