@@ -114,7 +114,7 @@ def test_the_accelerators_form_equals_the_loop(networks, kind, monkeypatch):
     _, fused = networks(kind)
     x = log_mels(3, 150, seed=5)
     expected = fused(x)
-    monkeypatch.setattr("audiotag.runtimes.fused._one_by_one", lambda x: False)
+    monkeypatch.setattr("audiotag.runtimes.fused._sample_by_sample", lambda x: False)
     assert_same(fused(x), expected)
 
 
