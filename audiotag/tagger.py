@@ -5,10 +5,11 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, overload
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, overload
 
 import numpy as np
 
+from .audio.recording import AudioInput
 from .checkpoints.load import Checkpoint, load_checkpoint
 from .checks import check_rate, checked_sources, one_of, positive, shown, span_samples
 from .errors import AudiotagError, InvalidInputError
@@ -16,7 +17,6 @@ from .inference.batches import Analysis
 from .inference.engine import Engine, Progress
 from .inference.head import Head
 from .inference.runtime import AUTO, open_runtime
-from .inference.sources import AudioInput
 from .labels.label_set import LabelLike, LabelSet
 from .live.tracker import MAX_GAP_S
 from .networks.table import tap_channels
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
     from .live.stream import Stream
 
+Source = TypeVar("Source")  # whatever `open_audio` takes, handed back as it was given
 AGGREGATES = ("max", "mean")
 PER = ("clip", "window")
 
@@ -244,7 +245,7 @@ class Tagger:
 
     def predict_each(
         self,
-        sources: Iterable[Any],
+        sources: Iterable[Source],
         *,
         sample_rate: int | None = None,
         window_s: float | None = None,
@@ -253,7 +254,7 @@ class Tagger:
         batch_size: int | None = None,
         workers: int = 1,
         progress: Progress | None = None,
-    ) -> Iterator[tuple[Any, Prediction | AudiotagError]]:
+    ) -> Iterator[tuple[Source, Prediction | AudiotagError]]:
         """Tag any number of recordings, lazily and in order; one that cannot be read does not stop the others.
 
         Arguments are checked at once; sources are read as the result is iterated: by `workers` background threads,
@@ -378,7 +379,7 @@ class Tagger:
 
     def embed_each(
         self,
-        sources: Iterable[Any],
+        sources: Iterable[Source],
         *,
         layer: str | Sequence[str] = "embedding",
         sample_rate: int | None = None,
@@ -387,7 +388,7 @@ class Tagger:
         batch_size: int | None = None,
         workers: int = 1,
         progress: Progress | None = None,
-    ) -> Iterator[tuple[Any, WindowEmbeddings | AudiotagError]]:
+    ) -> Iterator[tuple[Source, WindowEmbeddings | AudiotagError]]:
         """Embed any number of recordings as `predict_each` tags them: lazily, in order, errors in their place."""
         window, hop = self._spans(window_s, hop_s)
         runs = self._analyse(sources, window, hop, self._layers(layer), sample_rate, batch_size, workers, progress)

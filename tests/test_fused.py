@@ -4,6 +4,7 @@ import copy
 import functools
 import gc
 import time
+import types
 import weakref
 from concurrent.futures import ThreadPoolExecutor
 
@@ -16,6 +17,7 @@ from audiotag.networks.build import build_network
 from audiotag.networks.dymn import DynamicBlock
 from audiotag.networks.table import BlockSpec, scaled_blocks, tap_channels
 from audiotag.runtimes.fused import _DynamicBlock, fuse
+from audiotag.runtimes.fused_steps import _has_onednn
 
 from .random_networks import log_mels, random_network, randomise
 
@@ -112,7 +114,7 @@ def test_the_accelerators_form_equals_the_loop(networks, kind, monkeypatch):
     _, fused = networks(kind)
     x = log_mels(3, 150, seed=5)
     expected = fused(x)
-    monkeypatch.setattr("audiotag.runtimes.fused._one_by_one", lambda x: False)
+    monkeypatch.setattr("audiotag.runtimes.fused._sample_by_sample", lambda x: False)
     assert_same(fused(x), expected)
 
 
@@ -245,6 +247,23 @@ def test_without_onednn(networks, monkeypatch):
     expected = fused(x)
     monkeypatch.setattr("audiotag.runtimes.fused_steps._has_onednn", lambda dtype: False)
     assert_same(fused(x), expected)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("wrong", ["nothing", "many rows", "odd outputs", "sigmoid", "absent"])
+def test_a_product_of_onednn_that_is_wrong_anywhere_is_not_used(monkeypatch, dtype, wrong):
+    def product(x, weight, bias, act, *_):
+        if wrong == "absent":
+            raise NotImplementedError
+        y = torch.nn.functional.linear(x.float(), weight.float(), bias.float())
+        y = {"none": y, "relu": y.relu(), "hardswish": torch.nn.functional.hardswish(y), "sigmoid": y.sigmoid()}[act]
+        if {"many rows": len(x) > 256, "odd outputs": y.shape[1] % 2, "sigmoid": act == "sigmoid"}.get(wrong):
+            y = y + 0.1 * y.abs().max()
+        return y.to(dtype)
+
+    op = types.SimpleNamespace(_linear_pointwise=types.SimpleNamespace(default=product))
+    monkeypatch.setattr(torch, "ops", types.SimpleNamespace(mkldnn=op))
+    assert _has_onednn.__wrapped__(dtype) == (wrong == "nothing")
 
 
 @pytest.mark.parametrize("kind", ["dymn", "mn"])

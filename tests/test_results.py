@@ -309,3 +309,13 @@ def test_thresholds_by_label():
 def test_events_say_what_is_wrong(options, message):
     with pytest.raises(InvalidInputError, match=message):
         random_prediction().events(**options)
+
+
+def test_options_can_be_tried_on_silence():
+    labels = LabelSet.from_names(["a", "b"])
+    silent = Prediction.silent(labels, np.array([0.5, np.nan], np.float32))
+    assert silent.events(on="auto") == [] and silent.top(2, threshold="auto") == []
+    with pytest.raises(InvalidInputError, match="no label is called 'c'"):
+        silent.top(include="c")
+    with pytest.raises(InvalidInputError, match="stores no thresholds"):
+        Prediction.silent(labels).events(on="auto")

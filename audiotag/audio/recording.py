@@ -7,7 +7,7 @@ import math
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import IO, TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
@@ -18,7 +18,16 @@ from .ffmpeg import MediaReader
 from .libsndfile import SoundFileReader
 from .opening import open_file, open_path
 from .resample import Resampler
+
+if TYPE_CHECKING:
+    import torch
 from .source import read_error
+
+# One recording in any of the forms that `open_audio` reads.
+AudioInput: TypeAlias = (
+    "str | os.PathLike[str] | bytes | bytearray | memoryview | IO[bytes] | np.ndarray | torch.Tensor | "
+    "tuple[np.ndarray | torch.Tensor, int] | Mapping[str, Any]"
+)
 
 # What opens one kind of source; its ``blocks(start, stop)`` gives mono float32 at its ``rate_hz``.
 Reader: TypeAlias = ArrayReader | SoundFileReader | MediaReader

@@ -68,7 +68,7 @@ def facts(config: CheckpointConfig, card: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _own_facts(config: CheckpointConfig, card: Mapping[str, Any]) -> dict[str, str]:
-    """What a checkpoint of own labels says besides: how they were learnt, and how well."""
+    """Return what a checkpoint of own labels says besides: how they were learnt, and how well."""
     told = card.get("own_labels")
     if config.head is None or not isinstance(told, Mapping):
         return {}

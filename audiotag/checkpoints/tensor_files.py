@@ -47,7 +47,7 @@ def read_safetensors(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]
 
 
 def _array(dtype: str, shape: list[int], data: bytes) -> np.ndarray:
-    """A stored tensor. A bfloat16 is the upper half of a float32."""
+    """Return a stored tensor. A bfloat16 is the upper half of a float32."""
     if dtype == "BF16":
         return (np.frombuffer(data, "<u2").astype(np.uint32) << 16).view(np.float32).reshape(shape)
     kinds = {"F": "f", "I": "i", "U": "u", "B": "?"}

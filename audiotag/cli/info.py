@@ -84,7 +84,7 @@ def installation() -> dict[str, Any]:
 
 
 def _runtime(prefer: str) -> str:
-    """What "auto" chooses here for the default checkpoint."""
+    """Return what "auto" chooses here for the default checkpoint."""
     from ..checkpoints.load import load_checkpoint
     from ..errors import AudiotagError
     from ..inference.runtime import open_runtime
@@ -97,7 +97,7 @@ def _runtime(prefer: str) -> str:
 
 
 def _torch() -> dict[str, Any]:
-    """What torch says of this machine, where it is installed and works."""
+    """Return what torch says of this machine, where it is installed and works."""
     try:
         import torch
     except Exception as error:  # a broken installation may raise anything; its version stands below

@@ -13,7 +13,7 @@ from ..errors import InvalidInputError
 from ..outputs.formats import About, Format, find_format, formats_for
 from ..runs.inputs import STDIN
 from .options import add_hop, add_labels, add_model, add_on_off, add_window, number_or_all, score_or_auto
-from .session import Destination, checked_inputs, destination, fingerprint, load_tagger, run, silence, stdin
+from .session import Destination, checked_inputs, destination, fingerprint, load_tagger, run, stdin
 
 if TYPE_CHECKING:
     from ..tagger import Tagger
@@ -217,6 +217,7 @@ def _run_predictions(
     args: argparse.Namespace, kind: str, describe: Any, options: dict[str, Any], *, hop_s: float | None, aggregate: str
 ) -> int:
     from ..outputs.writers import open_writer
+    from ..results.prediction import Prediction
     from ..runs.run import Task
 
     target = destination(args.output)
@@ -233,7 +234,7 @@ def _run_predictions(
     speed = _speed(args, tagger)
     # What is wrong with the options shows here, before anything is written.
     tagger.predict_each([], **analysis, **speed)
-    describe(silence(tagger), **options)
+    describe(Prediction.silent(tagger.labels, tagger.thresholds), **options)
     about = About(kind, fmax_hz=tagger.config.frontend.fmax_hz)
     settings = {"format": form.name, "roll_up": args.roll_up, **analysis, **options}
     task = Task(

@@ -245,26 +245,3 @@ def _digest(tagger: Tagger) -> str:
         digest.update(f"{name} {array.dtype} {array.shape}".encode())
         digest.update(array.data)
     return digest.hexdigest()
-
-
-def silence(tagger: Tagger) -> Any:
-    """Make a prediction in which nothing is heard, to try options on."""
-    import numpy as np
-
-    from ..results.prediction import Prediction
-
-    scores = np.zeros((1, len(tagger.labels)), np.float32)
-    return Prediction(
-        scores=scores[0],
-        window_scores=scores,
-        window_start_s=np.zeros(1),
-        window_end_s=np.ones(1),
-        labels=tagger.labels,
-        source="",
-        duration_s=1.0,
-        checkpoint=tagger.config.name,
-        hop_s=1.0,
-        window_s=1.0,
-        aggregate="max",
-        thresholds=tagger.thresholds,
-    )

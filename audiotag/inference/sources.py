@@ -2,30 +2,19 @@
 
 from __future__ import annotations
 
-import os
 import threading
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from itertools import islice
 from queue import Empty, Full, Queue
-from typing import IO, TYPE_CHECKING, Any, NamedTuple, TypeAlias
-
-import numpy as np
+from typing import Any, NamedTuple, TypeAlias
 
 from ..audio.recording import open_audio
 from ..errors import AudioError, AudiotagError
 from ..frontend.windows import Window, cut_windows
 
-if TYPE_CHECKING:
-    import torch
-
-# One recording in any of the forms that `audiotag.audio.recording.open_audio` reads.
-AudioInput: TypeAlias = (
-    "str | os.PathLike[str] | bytes | bytearray | memoryview | IO[bytes] | np.ndarray | torch.Tensor | "
-    "tuple[np.ndarray | torch.Tensor, int] | Mapping[str, Any]"
-)
 POLL_S = 0.1  # how soon a waiting thread notices that the caller has gone
 
 

@@ -18,6 +18,7 @@ from .thresholds import label_thresholds, per_label
 if TYPE_CHECKING:
     import pandas
 
+    from ..audio.recording import AudioInput
     from .plot import Picture
 
 SHOWN_TAGS = 5
@@ -75,6 +76,25 @@ class Prediction:
     warnings: tuple[str, ...] = field(default=())
     thresholds: np.ndarray | None = None
     runtime: str = ""
+
+    @classmethod
+    def silent(cls, labels: LabelSet, thresholds: np.ndarray | None = None) -> Prediction:
+        """Make a prediction in which nothing is heard, on which options can be tried before there is audio."""
+        scores = np.zeros((1, len(labels)), np.float32)
+        return cls(
+            scores=scores[0],
+            window_scores=scores,
+            window_start_s=np.zeros(1),
+            window_end_s=np.ones(1),
+            labels=labels,
+            source="",
+            duration_s=1.0,
+            checkpoint="",
+            hop_s=1.0,
+            window_s=1.0,
+            aggregate="max",
+            thresholds=thresholds,
+        )
 
     def __post_init__(self) -> None:
         n_labels, n_windows = len(self.labels), len(self.window_start_s)
@@ -310,7 +330,7 @@ class Prediction:
 
     def plot(
         self,
-        audio: Any = None,
+        audio: AudioInput | None = None,
         *,
         sample_rate: int | None = None,
         k: int = 10,

@@ -29,7 +29,7 @@ _DIGEST = hashlib.sha256().digest_size
 
 
 def cache_folder() -> Path:
-    """Where compiled networks are kept."""
+    """Return where compiled networks are kept."""
     home = os.environ.get("HF_HOME")
     base = Path(home) if home else Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "huggingface"
     return base.expanduser() / "audiotag" / "compiled"
@@ -60,7 +60,7 @@ class CompiledFiles:
         return cache_folder() / f"{hashlib.sha256(key.encode()).hexdigest()[:32]}.{self._runtime}"
 
     def read(self, key: str) -> bytes | None:
-        """The content written under a key; None where there is none that is whole."""
+        """Return the content written under a key; None where there is none that is whole."""
         path = self._path(key)
         try:
             content = path.read_bytes()

@@ -104,7 +104,7 @@ def _check(session: Any, config: CheckpointConfig, reference: Reference, fronten
 
 
 def _sounds(batch: int, samples: int, rate_hz: int) -> np.ndarray:
-    """Sounds that differ: a rising tone with a beat in noise, float32 (batch, samples)."""
+    """Make sounds that differ: a rising tone with a beat in noise, float32 (batch, samples)."""
     rng = np.random.default_rng(0)
     t = np.arange(samples) / rate_hz
     rise = np.linspace(0.01, 0.04, batch)[:, None] * rate_hz
@@ -121,7 +121,7 @@ def export_bytes(
     frontend: bool = True,
     facts: Mapping[str, Any] | None = None,
 ) -> bytes:
-    """The content of the file that `export_model` writes, unchecked."""
+    """Make the content of the file that `export_model` writes, unchecked."""
     mels = config.frontend.n_mels
     body = Graph("body_")
     element = f"{WAVEFORM if frontend else LOGMEL}_of_one"
@@ -147,7 +147,7 @@ def export_bytes(
 
 
 def _add_outputs(g: Graph, logmel: str, state: State, config: CheckpointConfig) -> dict[str, str]:
-    """Scores and embedding, each (1, n); own labels as `audiotag.config.HeadConfig` says."""
+    """Add scores and embedding, each (1, n); own labels as `audiotag.config.HeadConfig` says."""
     head = config.head
     wanted = [SCORES, EMBEDDING, *(head.inputs if head else ())]
     found = NetworkGraph(g, state, config.network, config.frontend.n_mels, None).add(logmel, wanted)
@@ -164,7 +164,7 @@ def _add_outputs(g: Graph, logmel: str, state: State, config: CheckpointConfig) 
 
 
 def _metadata(config: CheckpointConfig, labels: LabelSet, facts: Mapping[str, Any]) -> dict[str, str]:
-    """What the file says of itself; lists and objects as JSON."""
+    """Say what the file says of itself; lists and objects as JSON."""
     return {
         "audiotag_version": __version__,
         "checkpoint": config.name,

@@ -41,8 +41,8 @@ CACHED_NUMEL = 1_000_000  # numbers in feature maps that a CPU's caches hold abo
 NARROW = 100  # channels below which a loop over them is short: lines that vary along time too make it longer
 
 
-def _one_by_one(x: Tensor) -> bool:
-    """On a CPU, whose caches hold one sample's map; an accelerator wants few and large steps."""
+def _sample_by_sample(x: Tensor) -> bool:
+    """Tell whether samples run one after another: on a CPU, whose caches hold one's map; a GPU wants large steps."""
     return x.is_cpu
 
 
@@ -83,8 +83,8 @@ class _Depthwise(_Part):
         return activate(depthwise(x, self.weight, self.bias, self.stride), self.act)
 
 
-class _Few(_Part):
-    """A linear layer for few rows, (B, C) to (B, n)."""
+class _FewRowsLinear(_Part):
+    """A linear layer for few rows, (B, C) to (B, n); a large weight is read by several threads, in parts."""
 
     def __init__(self, weight: Tensor, bias: Tensor) -> None:
         parts = PARTS if weight.numel() > PARTS_MIN_NUMEL else 1
@@ -136,7 +136,7 @@ class _StaticBlock(nn.Module):
         self.widest = max(layers[0].out_channels for layers in block.block if not isinstance(layers, SqueezeExcitation))
 
     def forward(self, x: Tensor) -> Tensor:
-        size = max(1, CACHED_NUMEL // (x[0, ..., 0].numel() * self.widest)) if _one_by_one(x) else len(x)
+        size = max(1, CACHED_NUMEL // (x[0, ..., 0].numel() * self.widest)) if _sample_by_sample(x) else len(x)
         if len(x) > size:
             return torch.cat([self(some) for some in x.split(size)])
         y = self.steps(x)
@@ -193,7 +193,7 @@ class _DynamicBlock(_Part):
             lambdas=block.depth_act.lambdas.view(2 * N_SLOPES, 1, 1, 1),
             initial=block.depth_act.init_v.view(2 * N_SLOPES, 1, 1, 1),
         )
-        self.heads = _Few(torch.cat(weights), torch.cat(shifts))
+        self.heads = _FewRowsLinear(torch.cat(weights), torch.cat(shifts))
         self.starts = [chunk * sum(counts[:i]) for i in range(len(counts))]  # of depth, project, expand in a mixture
         self.expands, self.residual, self.stride = block.expands, block.residual, context.stride
         self.expanded, self.n_chunks = expanded, sum(counts)
@@ -229,13 +229,13 @@ class _DynamicBlock(_Part):
             gate = gate_t.view(batch, 1, -1, expanded)
         if batch == 1:
             return self._map(x, kernels, lines, gate)
-        if not _one_by_one(x):
+        if not _sample_by_sample(x):
             return self._map(x, kernels.transpose(0, 1).flatten(1), lines, gate)
         samples = zip(x.split(1), kernels.unbind(1), lines.split(1), gate.split(1), strict=True)
         return torch.cat([self._map(one, mixed.contiguous(), *rest) for one, mixed, *rest in samples])
 
     def _gate(self, g: Tensor, length: int, weight: Tensor, bias: Tensor) -> Tensor:
-        """Gates (B length', E) along an axis of g (B length, H)."""
+        """Compute gates (B length', E) along an axis of g (B length, H)."""
         if self.stride > 1:
             # Sum of positions 2i - 1, 2i and 2i + 1, zeros outside.
             g = g.view(-1, length, g.shape[1])
@@ -247,7 +247,7 @@ class _DynamicBlock(_Part):
         return product(g, weight, bias, "sigmoid")
 
     def _map(self, x: Tensor, kernels: Tensor, lines: Tensor, gate: Tensor) -> Tensor:
-        """The feature maps (b, F, T, C) of b samples to (b, F', T', C').
+        """Turn the feature maps (b, F, T, C) of b samples into (b, F', T', C').
 
         `kernels` are (b, n) or, for one sample, contiguous and of any shape.
         """
@@ -265,7 +265,7 @@ class _DynamicBlock(_Part):
         return y.add_(x) if self.residual else y
 
     def _pointwise(self, x: Tensor, kernels: Tensor, start: int, bias: Tensor, act: str = "") -> Tensor:
-        """1x1 convolution of (b, F, T, C) by the b kernels (C, E) that begin at `start`."""
+        """Compute the 1x1 convolution of (b, F, T, C) by the b kernels (C, E) that begin at `start`."""
         inputs, outputs = x.shape[3], len(bias)
         if len(x) == 1:
             weight = kernels.as_strided((outputs, inputs), (1, outputs), start)
@@ -275,7 +275,7 @@ class _DynamicBlock(_Part):
         return activate(y.view(*x.shape[:3], outputs), act)
 
     def _depthwise(self, x: Tensor, kernels: Tensor, start: int, bias: Tensor) -> Tensor:
-        """Convolution of (b, F, T, E) by the b kernels (E, k * k) that begin at `start`."""
+        """Compute the convolution of (b, F, T, E) by the b kernels (E, k * k) that begin at `start`."""
         batch, freq, time, channels = x.shape
         k = self.kernel
         if batch == 1:
@@ -311,7 +311,10 @@ class FusedNetwork(nn.Module):
             # Convolution, batch norm and mean are all linear, so the mean may come first.
             self.labels: _Part = _Pointwise(head[:2], "")
         else:
-            self.hidden, self.labels = _Few(head[2].weight, head[2].bias), _Few(head[5].weight, head[5].bias)
+            self.hidden, self.labels = (
+                _FewRowsLinear(head[2].weight, head[2].bias),
+                _FewRowsLinear(head[5].weight, head[5].bias),
+            )
 
     def compile_run(self) -> None:
         """Compile what `forward` runs, as one graph: block by block the compiler gives up after eight."""
@@ -319,7 +322,7 @@ class FusedNetwork(nn.Module):
         self._run = torch.compile(self._run)  # type: ignore[method-assign]
 
     def __getstate__(self) -> dict[str, Any]:
-        """Without what was compiled, which would keep running this network's weights in a copy."""
+        """Leave out what was compiled, which would keep running this network's weights in a copy."""
         return {key: value for key, value in self.__dict__.items() if key != "_run"}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -328,7 +331,7 @@ class FusedNetwork(nn.Module):
             self.compile_run()
 
     def forward(self, x: Tensor, taps: tuple[str, ...] = ()) -> Output:
-        """Logits and features of log-mel spectrograms (B, 1, mels, frames), as float32."""
+        """Compute logits and features of log-mel spectrograms (B, 1, mels, frames), as float32."""
         if torch.is_autocast_enabled(x.device.type):  # a score does not depend on what surrounds the call
             with torch.autocast(x.device.type, enabled=False):
                 return self.forward(x, taps)

@@ -17,23 +17,23 @@ ONEDNN_MIN_PRODUCTS, ONEDNN_MIN_ROWS = 1_400_000, 16  # multiply-adds and rows b
 
 
 def folded(norm: Any) -> tuple[Tensor, Tensor]:
-    """Scale and shift that a batch norm applies per channel in inference."""
+    """Return scale and shift that a batch norm applies per channel in inference."""
     scale = norm.weight.float() / (norm.running_var.float() + norm.eps).sqrt()
     return scale, norm.bias.float() - norm.running_mean.float() * scale
 
 
 def for_rows(weight: Tensor) -> Tensor:
-    """A linear layer's weight (E, C), laid out as (C, E): with few rows, several times faster to read."""
+    """Lay a linear layer's weight (E, C) out as (C, E): with few rows, several times faster to read."""
     return weight.t().contiguous().t()
 
 
 def columns(weight: Tensor) -> Tensor:
-    """A linear layer's weight as (inputs, outputs), contiguous."""
+    """Return a linear layer's weight as (inputs, outputs), contiguous."""
     return weight.t().contiguous()
 
 
 def for_channels_last(weight: Tensor) -> Tensor:
-    """Depthwise kernels (E, 1, k, k) with strides that say channels-last.
+    """Give depthwise kernels (E, 1, k, k) strides that say channels-last.
 
     Torch takes a kernel with one input channel for NCHW, and then transposes the map.
     """
@@ -42,7 +42,7 @@ def for_channels_last(weight: Tensor) -> Tensor:
 
 
 def activate(x: Tensor, act: str) -> Tensor:
-    """`x` itself, activated in place."""
+    """Activate `x` in place and return it."""
     if act == "relu":
         return x.relu_()
     if act == "sigmoid":
@@ -51,7 +51,7 @@ def activate(x: Tensor, act: str) -> Tensor:
 
 
 def pointwise(x: Tensor, weight: Tensor, bias: Tensor, act: str = "") -> Tensor:
-    """1x1 convolution of contiguous rows (..., C) by `weight` (E, C), which lies `for_rows`, then the activation.
+    """Convolve contiguous rows (..., C) 1x1 by `weight` (E, C), which lies `for_rows`, then the activation.
 
     oneDNN's product takes half the time of the plain one and activates on the way, but starts slowly.
     """
@@ -62,13 +62,13 @@ def pointwise(x: Tensor, weight: Tensor, bias: Tensor, act: str = "") -> Tensor:
 
 
 def depthwise(x: Tensor, weight: Tensor, bias: Tensor, stride: int) -> Tensor:
-    """Convolution of (B, F, T, E or 1) by one kernel per channel, `for_channels_last`, giving (B, F', T', E)."""
+    """Convolve (B, F, T, E or 1) by one kernel per channel, `for_channels_last`, giving (B, F', T', E)."""
     y = F.conv2d(x.permute(0, 3, 1, 2), weight, bias, stride, weight.shape[2] // 2, groups=x.shape[3])
     return y.permute(0, 2, 3, 1)
 
 
 def product(x: Tensor, weight: Tensor, bias: Tensor, act: str = "") -> Tensor:
-    """A linear layer, x W + b with W (C, E), of few rows (n, C), then the activation."""
+    """Compute a linear layer, x W + b with W (C, E), of few rows (n, C), then the activation."""
     if len(x) * weight.numel() > ONEDNN_MIN_PRODUCTS and len(x) > ONEDNN_MIN_ROWS and _uses_onednn(x):
         return torch.ops.mkldnn._linear_pointwise.default(x, weight.t(), bias, _ONEDNN_NAMES[act], [], "")
     return activate(torch.addmm(bias, x, weight), act)
@@ -81,15 +81,26 @@ def _uses_onednn(x: Tensor) -> bool:
 _ONEDNN_NAMES = {"": "none", "relu": "relu", "hswish": "hardswish", "sigmoid": "sigmoid"}
 
 
+# What `_has_onednn` tries: an activation, rows, inputs and outputs. Few rows, odd numbers, many inputs, many rows.
+_TRIED = (("hswish", 2, 32, 2), ("relu", 17, 40, 123), ("", 63, 672, 160), ("sigmoid", 1000, 24, 72))
+
+
 @functools.cache
 def _has_onednn(dtype: torch.dtype) -> bool:
-    """Whether this torch, on this CPU, has oneDNN's matrix product with an activation."""
+    """Whether this torch, on this CPU, has oneDNN's matrix product with every activation, and it is right.
+
+    The operation is a private one of torch's: another release may change what it does.
+    """
     with torch.autocast("cpu", enabled=False):  # whatever surrounds the first call
-        x = torch.linspace(-1, 1, 64, device="cpu").reshape(2, 32).to(dtype)
-        weight, bias = for_rows(x.flip(0)), x[:, 0].contiguous()
-        try:
-            y = torch.ops.mkldnn._linear_pointwise(x, weight, bias, "hardswish", [], "")
-        except (AttributeError, RuntimeError, NotImplementedError):
-            return False
-        expected = F.hardswish(F.linear(x.float(), weight.float(), bias.float()))
-        return torch.allclose(y.float(), expected, rtol=0.02, atol=0.02)
+        for act, rows, inputs, outputs in _TRIED:
+            x = torch.linspace(-1, 1, rows * inputs, device="cpu").sin().reshape(rows, inputs).to(dtype)
+            weight = torch.linspace(-9, 9, outputs * inputs, device="cpu").cos().reshape(outputs, inputs).to(dtype)
+            bias = weight[:, 0].contiguous()
+            try:
+                y = torch.ops.mkldnn._linear_pointwise.default(x, for_rows(weight), bias, _ONEDNN_NAMES[act], [], "")
+            except (AttributeError, RuntimeError, NotImplementedError):
+                return False
+            expected = activate(F.linear(x.float(), weight.float(), bias.float()), act)
+            if not torch.allclose(y.float(), expected, rtol=0.02, atol=0.02):
+                return False
+    return True

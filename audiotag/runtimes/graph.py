@@ -67,23 +67,23 @@ class Graph:
         return name
 
     def shape(self, *sizes: int) -> str:
-        """A shape, or anything else made of integers, as an initializer."""
+        """Add a shape, or anything else made of integers, as an initializer."""
         return self.constant(sizes, np.int64)
 
     def slice(self, x: str, axis: int, start: int, stop: int | None = None) -> str:
-        """``x[start:stop]`` along an axis; negative positions count from the end, None is the end."""
+        """Add ``x[start:stop]`` along an axis; negative positions count from the end, None is the end."""
         end = np.iinfo(np.int64).max if stop is None else stop
         return self.op("Slice", x, self.shape(start), self.shape(end), self.shape(axis))
 
     def activation(self, x: str, act: str) -> str:
-        """ReLU, hard-swish, sigmoid or, for an empty `act`, nothing."""
+        """Add ReLU, hard-swish, sigmoid or, for an empty `act`, nothing."""
         kind = {"relu": "Relu", "hswish": "HardSwish", "sigmoid": "Sigmoid"}
         return self.op(kind[act], x) if act else x
 
     def message(
         self, name: str, inputs: Iterable[onnx_format.Message], outputs: Iterable[onnx_format.Message]
     ) -> onnx_format.Message:
-        """The GraphProto."""
+        """Write the GraphProto."""
         return onnx_format.graph(name, self.nodes, self.initializers, inputs, outputs)
 
 
@@ -152,7 +152,7 @@ class NetworkGraph:
         return scale, bias - mean * scale
 
     def _gemm(self, x: str, weight: np.ndarray, bias: np.ndarray) -> str:
-        """x W^T + b for x (1, inputs) and W (outputs, inputs)."""
+        """Add x W^T + b for x (1, inputs) and W (outputs, inputs)."""
         return self.g.op("Gemm", x, self.g.constant(weight.T), self.g.constant(bias))
 
     def _linear(self, x: str, prefix: str, act: str = "") -> str:
@@ -160,19 +160,19 @@ class NetworkGraph:
         return self.g.activation(self._gemm(x, weight, bias), act)
 
     def _conv(self, x: str, weight: str, bias: str, kernel: int, stride: int = 1, groups: int = 1) -> str:
-        """Convolution with a kernel that is a constant or computed."""
+        """Add convolution with a kernel that is a constant or computed."""
         pad = kernel // 2
         options: dict[str, Any] = {"kernel_shape": [kernel, kernel], "pads": [pad] * 4, "strides": [stride, stride]}
         return self.g.op("Conv", x, weight, bias, group=groups, **options)
 
     def _halve(self, stride: int) -> None:
-        """The map's size after a convolution with padding kernel // 2."""
+        """Compute the map's size after a convolution with padding kernel // 2."""
         if stride == 2:
             self.freq = (self.freq + 1) // 2
             self.time = None if self.time is None else (self.time + 1) // 2
 
     def _static(self, x: str, prefix: str, kernel: int, stride: int, groups: int, act: str) -> str:
-        """Convolution and batch norm, with an activation."""
+        """Add convolution and batch norm, with an activation."""
         scale, shift = self._folded(f"{prefix}.1")
         weight = self.state[f"{prefix}.0.weight"] * scale[:, None, None, None]
         x = self._conv(x, self.g.constant(weight), self.g.constant(shift), kernel, stride, groups)
@@ -180,7 +180,7 @@ class NetworkGraph:
         return self.g.activation(x, act)
 
     def _static_block(self, x: str, prefix: str, spec: BlockSpec) -> str:
-        """MN's block: expand, depthwise, squeeze-and-excitation, project."""
+        """Add MN's block: expand, depthwise, squeeze-and-excitation, project."""
         start, step = x, 0
         if spec.expanded != spec.inputs:
             x = self._static(x, f"{prefix}.block.{step}", 1, 1, 1, spec.activation)
@@ -199,7 +199,7 @@ class NetworkGraph:
         return self.g.op("Add", x, start) if spec.stride == 1 and spec.inputs == spec.outputs else x
 
     def _dynamic_block(self, x: str, prefix: str, spec: BlockSpec) -> str:
-        """DyMN's block; shapes in the comments are of one window."""
+        """Add DyMN's block; shapes in the comments are of one window."""
         g, start = self.g, x
         h, g_f, g_t = self._context(x, prefix, spec)  # (1, H), (1, H, F', 1), (1, H, 1, T')
         gate_f, gate_t = (
@@ -221,7 +221,7 @@ class NetworkGraph:
         return self.g.constant(self.state[f"{prefix}.weight"]), self.g.constant(self.state[f"{prefix}.bias"])
 
     def _mean(self, x: str, axis: int) -> str:
-        """The mean along the map's axis 2 (frequency) or 3 (time), which stays with size 1."""
+        """Add the mean along the map's axis 2 (frequency) or 3 (time), which stays with size 1."""
         size = (self.freq, self.time)[axis - 2]
         if self.time is None or size is None:
             return self.g.op("ReduceMean", x, axes=[axis], keepdims=1)
@@ -230,7 +230,7 @@ class NetworkGraph:
         return self.g.op("AveragePool", x, kernel_shape=kernel, strides=[1, 1])
 
     def _context(self, x: str, prefix: str, spec: BlockSpec) -> tuple[str, str, str]:
-        """The context vector (1, H), and what the gates along frequency and time are made of.
+        """Add the context vector (1, H), and what the gates along frequency and time are made of.
 
         The published layer concatenates the positions of both axes for one convolution; their mean is therefore
         that of each axis weighted by its positions.
@@ -258,7 +258,7 @@ class NetworkGraph:
         return g.op("Flatten", h), g_f, g_t
 
     def _mixed(self, x: str, h: str, name: str, shape: tuple[int, int, int, int], stride: int, groups: int) -> str:
-        """Dynamic convolution and batch norm: the kernel is the bank's, weighted by a softmax over h."""
+        """Add a dynamic convolution and batch norm: the kernel is the bank's, weighted by a softmax over h."""
         scale, shift = self._folded(f"{name}_norm")
         bank = self.state[f"{name}_conv.weight"][0, 0].reshape(N_KERNELS, shape[0], -1) * scale[:, None]
         weight, bias = (self.state[f"{name}_conv.residuals.0.{kind}"] for kind in ("weight", "bias"))
@@ -271,7 +271,7 @@ class NetworkGraph:
         return x
 
     def _dynamic_relu(self, x: str, h: str, name: str, channels: int, gate: str) -> str:
-        """The larger of two lines per channel, both times a gate that is positive."""
+        """Add the larger of two lines per channel, both times a gate that is positive."""
         g = self.g
         rows = 2 * N_SLOPES
         # The released layout has the 2M coefficients of one channel next to each other.
@@ -294,7 +294,7 @@ class NetworkGraph:
 def network_model(
     state: State, config: NetworkConfig, *, mels: int, frames: int | None, outputs: Sequence[str]
 ) -> bytes:
-    """The network of one window as an ONNX model.
+    """Build the network of one window as an ONNX model.
 
     Parameters
     ----------
@@ -322,7 +322,7 @@ def network_model(
 
 
 def model_bytes(main: onnx_format.Message, metadata: Mapping[str, str] | None = None, doc: str = "") -> bytes:
-    """The model around a graph.
+    """Write the model around a graph.
 
     Raises
     ------

@@ -22,7 +22,7 @@ from .graph import Graph
 
 
 def dft_factors(config: FrontendConfig) -> tuple[int, int]:
-    """N1 and N2, with N1 N2 = n_fft, for which the two products take the fewest multiplications."""
+    """Find N1 and N2, with N1 N2 = n_fft, for which the two products take the fewest multiplications."""
 
     def cost(n2: int) -> int:
         kept = config.n_fft // n2 // 2 + 1
@@ -53,7 +53,7 @@ def add_log_mel(g: Graph, waveform: str, config: FrontendConfig) -> str:
 
 
 def _frames(g: Graph, waveform: str, config: FrontendConfig, length: int) -> str:
-    """Pre-emphasis, reflection and cutting into frames of `length` samples from the window's start on.
+    """Add pre-emphasis, reflection and cutting into frames of `length` samples from the window's start on.
 
     The waveform is cut into pieces of one hop, which are the columns of a matrix; a frame is a column, the next one
     below it, and so on.
@@ -78,7 +78,7 @@ def _frames(g: Graph, waveform: str, config: FrontendConfig, length: int) -> str
 
 
 def _inner(config: FrontendConfig, n1: int, n2: int, kept: int, rows: int) -> np.ndarray:
-    """The inner sums' matrices, (2, n2, k1, n1)."""
+    """Compute the inner sums' matrices, (2, n2, k1, n1)."""
     window = np.zeros(rows * n2)
     window[: config.window_samples] = hann_window(config)
     n = np.arange(rows * n2)
@@ -88,13 +88,13 @@ def _inner(config: FrontendConfig, n1: int, n2: int, kept: int, rows: int) -> np
 
 
 def _outer(n2: int) -> np.ndarray:
-    """The outer sum's matrix, (2 k2, 2 n2): real parts, then imaginary ones."""
+    """Compute the outer sum's matrix, (2 k2, 2 n2): real parts, then imaginary ones."""
     angle = 2 * np.pi * (np.outer(np.arange(n2), np.arange(n2)) % n2) / n2
     return np.block([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]])
 
 
 def _filters(config: FrontendConfig, n1: int, n2: int, kept: int) -> np.ndarray:
-    """The filterbank times e^shift with its columns where the products leave the bins, (mels, k2 k1)."""
+    """Compute the filterbank times e^shift with its columns where the products leave the bins, (mels, k2 k1)."""
     filters = mel_filterbank(config).astype(np.float64) * math.exp(LOG_SHIFT)
     k = np.arange(filters.shape[1])
     k = np.where(k % n1 < kept, k, config.n_fft - k)

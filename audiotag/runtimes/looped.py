@@ -44,7 +44,7 @@ class Form(NamedTuple):
 
 
 def usable_cores() -> int:
-    """CPU cores that this process may use: its affinity, its container's quota and ``OMP_NUM_THREADS`` say so."""
+    """Count the cores that this process may use: affinity, a container's quota and ``OMP_NUM_THREADS`` say so."""
     cores = [len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1]
     with contextlib.suppress(OSError, ValueError):
         quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
@@ -144,7 +144,7 @@ class LoopedRuntime(ABC):
         return found | {name: rows[name] for name in wanted}
 
     def _form(self, form: Form) -> Run:
-        """The compiled graph, made when it is first needed."""
+        """Return the compiled graph, made when it is first needed."""
         if self._process != os.getpid():
             _left_behind.append(self._forms)
             self._start()
@@ -162,11 +162,11 @@ class LoopedRuntime(ABC):
 
 
 def dealt(logmel: np.ndarray, requests: int) -> list[range]:
-    """Which windows of a batch each request runs."""
+    """Return which windows of a batch each request runs."""
     n = min(requests, len(logmel))
     return [range(i, len(logmel), n) for i in range(n)]
 
 
 def stacked(rows: Sequence[Sequence[np.ndarray]], names: Sequence[str]) -> dict[str, np.ndarray]:
-    """Outputs by name, (B, n), of the outputs (1, n) of every window."""
+    """Return outputs by name, (B, n), of the outputs (1, n) of every window."""
     return {name: np.concatenate([row[i] for row in rows]) for i, name in enumerate(names)}

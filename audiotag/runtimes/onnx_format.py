@@ -43,17 +43,17 @@ class Message:
         self.size += len(piece)
 
     def integer(self, field: int, value: int) -> Message:
-        """A varint field; negative numbers as protobuf's int64 writes them."""
+        """Write a varint field; negative numbers as protobuf's int64 writes them."""
         self._add(_varint(field << 3 | _VARINT) + _varint(value & (1 << 64) - 1))
         return self
 
     def real(self, field: int, value: float) -> Message:
-        """A float field, 32 bits."""
+        """Write a float field, 32 bits."""
         self._add(_varint(field << 3 | _FIXED32) + struct.pack("<f", value))
         return self
 
     def content(self, field: int, value: str | bytes | memoryview | Message) -> Message:
-        """A field of text, bytes or another message."""
+        """Write a field of text, bytes or another message."""
         if isinstance(value, Message):
             self._add(_varint(field << 3 | _LENGTH) + _varint(value.size))
             self.pieces += value.pieces
@@ -69,7 +69,7 @@ class Message:
 
 
 def _varint(value: int) -> bytes:
-    """Seven bits a byte, the lowest first; the eighth says that more follow."""
+    """Write seven bits a byte, the lowest first; the eighth says that more follow."""
     if value < 0x80:  # nearly always
         return _ONE_BYTE[value]
     out = bytearray()
@@ -81,7 +81,7 @@ def _varint(value: int) -> bytes:
 
 
 def tensor(name: str, values: np.ndarray) -> Message:
-    """A TensorProto; `values` float32, int64 or bool."""
+    """Write a TensorProto; `values` float32, int64 or bool."""
     message = Message()
     for size in values.shape:
         message.integer(1, size)
@@ -91,7 +91,7 @@ def tensor(name: str, values: np.ndarray) -> Message:
 
 
 def value_info(name: str, shape: Sequence[Dimension], element: int = FLOAT) -> Message:
-    """A ValueInfoProto: name, type and shape of an input or output."""
+    """Write a ValueInfoProto: name, type and shape of an input or output."""
     dimensions = Message()
     for size in shape:
         one = Message()
@@ -101,7 +101,7 @@ def value_info(name: str, shape: Sequence[Dimension], element: int = FLOAT) -> M
 
 
 def node(kind: str, inputs: Iterable[str], outputs: Iterable[str], attributes: Mapping[str, Any]) -> Message:
-    """A NodeProto, named for its first output. Attributes: numbers, text, sequences of numbers, or graphs."""
+    """Write a NodeProto, named for its first output; attributes: numbers, text, sequences of numbers, or graphs."""
     message = Message()
     for name in inputs:
         message.content(1, name)
@@ -141,7 +141,7 @@ def graph(
     inputs: Iterable[Message],
     outputs: Iterable[Message],
 ) -> Message:
-    """A GraphProto."""
+    """Write a GraphProto."""
     message = Message()
     for one in nodes:
         message.content(1, one)
@@ -153,7 +153,7 @@ def graph(
 
 
 def model(main: Message, *, producer: str, version: str, doc: str, metadata: Mapping[str, str]) -> bytes:
-    """A whole ModelProto, ready to be written to a file.
+    """Write a whole ModelProto, ready to be written to a file.
 
     Raises
     ------

@@ -81,7 +81,7 @@ class OpenVINORuntime(LoopedRuntime):
         return _requests(compiled, form)
 
     def _compiled(self, openvino: Any, form: Form) -> Any:
-        """The compiled network, from the disk if it was kept there."""
+        """Return the compiled network, from the disk if it was kept there."""
         core = openvino.Core()
         # By itself OpenVINO takes bfloat16 where the CPU has it, which moves scores by hundredths; pinned threads of
         # two processes would share cores.

@@ -94,7 +94,7 @@ def _of_prediction(
 ) -> Task:
     window, hop = tagger._spans(options["window"], options["hop"])
     rolled = options.get("roll_up", False)
-    describe(_silence(tagger))  # what is wrong with the options shows now
+    describe(Prediction.silent(tagger.labels, tagger.thresholds))  # what is wrong with the options shows now
 
     def record(analysis: Analysis) -> dict[str, Any]:
         prediction = tagger._prediction(analysis, window, hop, aggregate)
@@ -122,21 +122,3 @@ def scores_task(tagger: Tagger) -> Task:
     """The clip's scores alone, for `/v1/audio/classification`."""
     window = tagger.config.window_samples
     return Task(window, window, None, lambda analysis: {"scores": analysis.stacked().max(0)}, "scores")
-
-
-def _silence(tagger: Tagger) -> Prediction:
-    """A prediction in which nothing is heard, to try options on."""
-    scores = np.zeros((1, len(tagger.labels)), np.float32)
-    return Prediction(
-        scores=scores[0],
-        window_scores=scores,
-        window_start_s=np.zeros(1),
-        window_end_s=np.ones(1),
-        labels=tagger.labels,
-        source="",
-        duration_s=1.0,
-        checkpoint=tagger.config.name,
-        hop_s=1.0,
-        window_s=1.0,
-        aggregate="max",
-    )

@@ -15,7 +15,7 @@ LOWEST_JITTER_HZ = 10.0
 
 
 def jittered_frontend(config: FrontendConfig, rng: np.random.Generator, jitter_hz: float) -> LogMel:
-    """A frontend whose filterbank begins up to 10 Hz higher and ends up to `jitter_hz` lower or higher."""
+    """Return a frontend whose filterbank begins up to 10 Hz higher and ends up to `jitter_hz` lower or higher."""
     low = config.fmin_hz + rng.uniform(0, LOWEST_JITTER_HZ)
     high = config.fmax_hz + rng.uniform(-jitter_hz, jitter_hz)
     return LogMel(replace(config, fmin_hz=low, fmax_hz=min(high, config.sample_rate_hz / 2)))

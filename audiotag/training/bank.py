@@ -63,17 +63,17 @@ class PieceBank:
         return len(self.start)
 
     def __getitem__(self, index: int) -> np.ndarray:
-        """Piece `index` as float32 in [-1, 1)."""
+        """Return piece `index` as float32 in [-1, 1)."""
         begin = int(self.start[index])
         return self.pcm[self.file[index]][begin : begin + int(self.length[index])].astype(np.float32) / PCM_SCALE
 
     def subset(self, indices: np.ndarray) -> PieceBank:
-        """The pieces at `indices`, on the same audio."""
+        """Return the pieces at `indices`, on the same audio."""
         return PieceBank(self.pcm, self.file[indices], self.start[indices], self.length[indices])
 
 
 def read_split(folders: Sequence[str | Path], split: str) -> np.ndarray:
-    """Indices of the pieces of `PieceBank.open(*folders)` that belong to a split.
+    """Return indices of the pieces of `PieceBank.open(*folders)` that belong to a split.
 
     Raises
     ------

@@ -66,13 +66,13 @@ class Batches(IterableDataset):
             step += stride
 
     def clips(self, step: int, phase: Phase) -> Tensor:
-        """The new clips of a step of a phase, (clips, samples)."""
+        """Return the new clips of a step of a phase, (clips, samples)."""
         rng = np.random.default_rng([self.seed, self.process, step])
         clips = self.mixer.clips(rng, phase.new_clips, round(phase.clip_s * self.sample_rate_hz))
         return torch.from_numpy(clips)
 
     def batch(self, step: int) -> dict[str, Tensor]:
-        """The batch of a step: of a phase with a pool, its new clips."""
+        """Return the batch of a step: of a phase with a pool, its new clips."""
         phase, _ = self.recipe.at(step)
         if not self.recipe.offline:
             return {"waveform": self.clips(step, phase)}
@@ -88,7 +88,7 @@ class Batches(IterableDataset):
         return batch
 
     def _whole(self, rng: np.random.Generator, pick: int, samples: int) -> np.ndarray:
-        """A piece tiled to the clip's length, turned and scaled: its scores, computed beforehand, still hold."""
+        """Tile a piece to the clip's length, turned and scaled: its scores, computed beforehand, still hold."""
         turned = np.roll(np.resize(self.bank[pick], samples), int(rng.integers(0, samples)))
         gain = 10 ** (rng.uniform(*self.recipe.mix.gain_db) / 20)
         return np.clip(turned * gain, -1, 1).astype(np.float32)

@@ -33,7 +33,7 @@ class Report:
     agreement: Agreement | None
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain JSON-ready dictionary; labels without positives have a null average precision."""
+        """Return a plain JSON-ready dictionary; labels without positives have a null average precision."""
         plain = asdict(self)
         for part in ("labels", "teacher_labels"):
             if plain[part] is not None:
@@ -44,7 +44,7 @@ class Report:
         return plain
 
     def summary(self) -> str:
-        """A line or two for a terminal."""
+        """Write a line or two for a terminal."""
         lines = [f"{self.checkpoint}: {self.n_clips} clips"]
         for name, part in (("labels", self.labels), ("labels, teacher", self.teacher_labels)):
             if part is not None:
@@ -60,13 +60,13 @@ class Report:
 
 
 def scores_of(network: nn.Module, config: CheckpointConfig, bank: PieceBank, *, batch_size: int = 8) -> np.ndarray:
-    """Scores (pieces, labels), float32, of each piece tiled or cut to the checkpoint's window, in eval mode."""
+    """Compute scores (pieces, labels), float32, of pieces tiled or cut to the checkpoint's window, in eval mode."""
     return torch.from_numpy(logits_of(network, config, bank, batch_size=batch_size)).sigmoid().numpy()
 
 
 @torch.inference_mode()
 def logits_of(network: nn.Module, config: CheckpointConfig, bank: PieceBank, *, batch_size: int = 8) -> np.ndarray:
-    """Logits (pieces, labels), float32, of each piece tiled or cut to the checkpoint's window, in eval mode."""
+    """Compute logits (pieces, labels), float32, of pieces tiled or cut to the checkpoint's window, in eval mode."""
     network.eval()
     logmel = LogMel(config.frontend)
     found = []

@@ -41,12 +41,12 @@ class Maps(NamedTuple):
     logits: Tensor
 
     def given(self, number: int) -> Tensor:
-        """The map that block `number` of these was given."""
+        """Return the map that block `number` of these was given."""
         return self.stages[number - 1].out if number else self.before
 
 
 def context(generator: ContextGenerator, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """What ``generator(x)`` gives, its 1x1 convolutions as matrix products."""
+    """Compute what ``generator(x)`` gives, its 1x1 convolutions as matrix products."""
     freq = x.shape[2]
     positions = torch.cat([x.mean(3), x.mean(2)], 2)  # (B, C, F + T)
     g = (generator.joint_conv.weight[:, :, 0, 0] @ positions)[..., None]
@@ -92,7 +92,7 @@ def dynamic_conv(conv: DynamicConv, norm: nn.BatchNorm2d, x: Tensor, h: Tensor) 
 
 
 def dynamic_relu(relu: DynamicReLU, x: Tensor, h: Tensor) -> Tensor:
-    """What ``relu(x, h)`` gives, as max(p, q) = q + max(p - q, 0), whose gradient is cheap and needs no fifth axis."""
+    """Compute what ``relu(x, h)`` gives, as max(p, q) = q + max(p - q, 0): a cheap gradient, and no fifth axis."""
     theta = (2 * relu.coef_net(h).sigmoid() - 1).reshape(*x.shape[:2], 1, 1, 2 * N_SLOPES) * relu.lambdas + relu.init_v
     slopes, intercepts = theta[..., :N_SLOPES].unbind(-1), theta[..., N_SLOPES:].unbind(-1)
     y = torch.addcmul(intercepts[-1], x, slopes[-1])
@@ -104,13 +104,13 @@ def dynamic_relu(relu: DynamicReLU, x: Tensor, h: Tensor) -> Tensor:
 
 
 def gated(block: DynamicBlock, filtered: Tensor, context_of_input: tuple[Tensor, Tensor, Tensor]) -> Tensor:
-    """Dynamic ReLU and coordinate attention of a block on the map behind its depthwise convolution."""
+    """Compute dynamic ReLU and coordinate attention of a block on the map behind its depthwise convolution."""
     h, a_f, a_t = context_of_input
     return dynamic_relu(block.depth_act, filtered, h) * a_f.sigmoid() * a_t.sigmoid()
 
 
 def second_half(block: DynamicBlock, x: Tensor, filtered: Tensor) -> Tensor:
-    """Output of a block for its input `x`, given the map behind its depthwise convolution."""
+    """Compute output of a block for its input `x`, given the map behind its depthwise convolution."""
     parts = context(block.context_gen, x)
     y = dynamic_conv(block.proj_conv, block.proj_norm, gated(block, filtered, parts), parts[0])
     return x + y if block.residual else y
@@ -172,7 +172,7 @@ def teacher_maps(teacher: MN, x: Tensor, *, first: int | None = None) -> Maps:
 
 
 def head_maps(last: nn.Module, classifier: nn.Module, y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """`Maps`' head, hidden and logits for the last block's output."""
+    """Compute `Maps`' head, hidden and logits for the last block's output."""
     conv, norm, act = triple(last)
     head = norm(conv(y))
     *_, linear, hidden_act, dropout, output = cast(nn.Sequential, classifier)
@@ -181,13 +181,13 @@ def head_maps(last: nn.Module, classifier: nn.Module, y: Tensor) -> tuple[Tensor
 
 
 def triple(layer: nn.Module) -> tuple[nn.Module, nn.Module, nn.Module]:
-    """Convolution, batch norm and activation of a `conv_norm`."""
+    """Return convolution, batch norm and activation of a `conv_norm`."""
     conv, norm, act = cast(nn.Sequential, layer)
     return conv, norm, act
 
 
 def channel_error(predicted: Tensor, target: Tensor, variance: Tensor, *, floor: float = 0.1) -> Tensor:
-    """Mean squared error per channel over that channel's variance, averaged over channels.
+    """Compute mean squared error per channel over that channel's variance, averaged over channels.
 
     Channels that are nearly dead in the teacher would blow this up, so a variance counts as at least `floor` times the
     layer's mean variance.
@@ -213,7 +213,7 @@ class Variances(NamedTuple):
 
 
 def map_variances(batches: Iterable[Maps]) -> Variances:
-    """A teacher's variances, averaged over batches of its maps."""
+    """Compute a teacher's variances, averaged over batches of its maps."""
     totals: list[Tensor] = []
     count = 0
     for maps in batches:

@@ -17,7 +17,7 @@ SWISH_INTERCEPTS = (-0.85, -1.1)  # logits of a dynamic ReLU's intercepts: x - 0
 
 
 def exact_blocks(teacher: MN) -> int:
-    """How many of the first blocks a DyMN can repeat exactly: those with ReLU and no squeeze-and-excitation."""
+    """Count the first blocks that a DyMN can repeat exactly: those with ReLU and no squeeze-and-excitation."""
     specs = scaled_blocks(teacher.config)
     return next(i for i, spec in enumerate(specs) if spec.squeeze or spec.activation != "relu")
 

@@ -35,7 +35,7 @@ def roc_auc(target: np.ndarray, scores: np.ndarray) -> float:
 
 
 def d_prime(auc: float) -> float:
-    """Separation of two unit normals that would give this AUC: sqrt(2) times its probit, as AudioSet papers do."""
+    """Compute the separation of two unit normals that would give this AUC: sqrt(2) times its probit."""
     if not 0 <= auc <= 1:
         raise InvalidInputError(f"auc must be in [0, 1], got {auc!r}")
     if auc in (0.0, 1.0):
@@ -59,7 +59,7 @@ class LabelMetrics:
 
 
 def label_metrics(targets: np.ndarray, scores: np.ndarray, *, min_positives: int = 1) -> LabelMetrics:
-    """Class-mean AP, AUC and d-prime of `scores` (clips, labels) against boolean `targets` of the same shape.
+    """Compute class-mean AP, AUC and d-prime of `scores` (clips, labels) against boolean `targets` of that shape.
 
     Raises
     ------

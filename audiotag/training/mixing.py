@@ -14,7 +14,7 @@ TURN_TABLE = 4096  # samples of one turn of a made machine
 
 
 def rarity_weights(scores: np.ndarray, *, smoothing: float = 1.0) -> np.ndarray:
-    """Sampling probabilities that give every label about the same presence.
+    """Compute sampling probabilities that give every label about the same presence.
 
     Parameters
     ----------
@@ -119,7 +119,7 @@ class Mixer:
         return np.clip(x * gain, -1, 1).astype(np.float32)
 
     def _coloured(self, rng: np.random.Generator, x: np.ndarray) -> np.ndarray:
-        """What other microphones, rooms and rates do to a spectrum; most audio has been through a low-pass."""
+        """Do what other microphones, rooms and rates do to a spectrum; most audio has been through a low-pass."""
         c = self.config
         spectrum = np.fft.rfft(x)
         place = np.linspace(-0.5, 0.5, len(spectrum), dtype=np.float32)
@@ -149,7 +149,7 @@ class Mixer:
             return piece
 
     def _track(self, rng: np.random.Generator, samples: int) -> np.ndarray:
-        """One piece filling the clip: cut if long, else repeated or strung together with others, at a random turn."""
+        """Fill the clip with one piece: cut if long, else repeated or strung together with others, at a random turn."""
         piece = self._piece(rng)
         c = self.config
         if len(piece) >= samples // 2 and rng.random() < c.excerpt:
@@ -176,7 +176,7 @@ class Mixer:
 
 
 def synthetic_clip(rng: np.random.Generator, samples: int, sample_rate_hz: int) -> np.ndarray:
-    """Silence, near-silence, coloured noise or a tone: what every tagger meets and no sound library holds."""
+    """Make silence, near-silence, coloured noise or a tone: what every tagger meets and no sound library holds."""
     kind = rng.integers(0, 4)
     if kind == 0:
         return (rng.standard_normal(samples) * rng.choice([0.0, 1e-5, 1e-4])).astype(np.float32)
@@ -209,7 +209,7 @@ def machine_noise(rng: np.random.Generator, samples: int, sample_rate_hz: int) -
 
 
 def steady(rng: np.random.Generator, x: np.ndarray) -> np.ndarray:
-    """Noise that has the spectrum of `x` at all times, louder and softer at a slow random pace."""
+    """Make noise that has the spectrum of `x` at all times, louder and softer at a slow random pace."""
     spectrum = np.fft.rfft(x)
     spectrum *= np.exp(2j * np.pi * rng.random(len(spectrum), dtype=np.float32)).astype(np.complex64)
     noise = np.fft.irfft(spectrum, len(x)).astype(np.float32)
@@ -233,13 +233,13 @@ def in_room(rng: np.random.Generator, x: np.ndarray, decay_s: float, sample_rate
 
 
 def power_law(bins: int, exponent: float) -> np.ndarray:
-    """Amplitudes f^-exponent of a spectrum's bins, flat below 0.002 of the band and 1 at a tenth of it."""
+    """Compute amplitudes f^-exponent of a spectrum's bins, flat below 0.002 of the band and 1 at a tenth of it."""
     place = np.maximum(np.arange(bins, dtype=np.float32) / bins, 0.002) / 0.1
     return place ** np.float32(-exponent)
 
 
 def coloured_noise(rng: np.random.Generator, samples: int, exponent: float) -> np.ndarray:
-    """Noise with amplitudes f^-exponent (0 white, 0.5 pink, 1 brown), float32, of any level."""
+    """Make noise with amplitudes f^-exponent (0 white, 0.5 pink, 1 brown), float32, of any level."""
     spectrum = np.fft.rfft(rng.standard_normal(samples, dtype=np.float32))
     return np.fft.irfft(spectrum * power_law(len(spectrum), exponent), samples).astype(np.float32)
 

@@ -42,7 +42,7 @@ FILL_STEP = 2**40  # steps that no run reaches: the batches that fill a pool at 
 
 
 def learning_rate(recipe: Recipe, step: int) -> float:
-    """The learning rate of a step of the run."""
+    """Return the learning rate of a step of the run."""
     phase, within = recipe.at(step)
     factor = rate_factor(
         within,
@@ -109,7 +109,7 @@ class Distillation(lightning.LightningModule):
         self._pool: MapPool | None = None
 
     def configure_optimizers(self) -> Any:
-        """Adam at rate 1, scaled by the recipe's rate of each step."""
+        """Make Adam at rate 1, scaled by the recipe's rate of each step."""
         optimiser = torch.optim.Adam(
             self.student.parameters(), lr=1.0, betas=self.recipe.betas, weight_decay=self.recipe.weight_decay
         )
@@ -128,7 +128,7 @@ class Distillation(lightning.LightningModule):
         return torch.from_numpy(self.batches.mixer.clips(rng, count, samples))
 
     def training_step(self, batch: dict[str, Tensor], batch_index: int) -> Tensor:
-        """One step; `batch_index` starts anew where a run resumes, so the step of the run decides everything."""
+        """Run one step; `batch_index` starts anew where a run resumes, so the step of the run decides everything."""
         step = self.global_step
         phase, within = self.recipe.at(step)
         rng = np.random.default_rng([self.batches.seed, self.batches.process, step, 1])
@@ -178,7 +178,7 @@ class Distillation(lightning.LightningModule):
 
     @torch.no_grad()
     def _front(self, phase: Phase, waveform: Tensor) -> list[Tensor]:
-        """Maps before the phase's first block: the teacher's and, in an objective that needs it, the student's."""
+        """Compute maps before the phase's first block: the teacher's and, where it is needed, the student's."""
         student, teacher = cast(DyMN, self.student), cast(MN, self._teachers[0])
         x = self.logmel(waveform)
         theirs = teacher.features[0](x)
@@ -220,7 +220,7 @@ class Distillation(lightning.LightningModule):
         return score_objective(self.student, x, scores, labels, label_share=self.recipe.label_share)
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
-        """Step, then average: before any callback saves the state, so that a saved average misses no step."""
+        """Make the step, then average: before any callback saves the state, so that a saved average misses no step."""
         super().optimizer_step(*args, **kwargs)
         if self.average is not None:
             self.average.update_parameters(self.student)

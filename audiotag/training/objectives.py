@@ -22,7 +22,7 @@ GATE_MODULES = ("context_gen", "depth_act", "proj_conv", "proj_norm")  # what th
 def score_loss(
     logits: Tensor, teacher_scores: Tensor, labels: Tensor | None = None, *, label_share: float = 0.0
 ) -> Tensor:
-    """Binary cross-entropy averaged over labels: (1 - share) against a teacher's scores, share against the labels.
+    """Average binary cross-entropy over labels: (1 - share) against a teacher's scores, share against the labels.
 
     Parameters
     ----------
@@ -40,7 +40,7 @@ def score_loss(
 
 
 def logit_loss(student: Tensor, teacher: Tensor) -> Tensor:
-    """Binary cross-entropy of logits (B, labels) against a teacher's scores, summed over labels, less its minimum.
+    """Sum binary cross-entropy of logits (B, labels) against a teacher's scores over labels, less its minimum.
 
     Its least possible value, the teacher's own entropy, is taken off, so that 0 means "the same scores".
     """
@@ -51,13 +51,13 @@ def logit_loss(student: Tensor, teacher: Tensor) -> Tensor:
 
 
 def ensemble_scores(teachers: Sequence[nn.Module], x: Tensor) -> Tensor:
-    """Mean of the teachers' scores (B, labels) for log-mel (B, 1, mels, frames)."""
+    """Compute mean of the teachers' scores (B, labels) for log-mel (B, 1, mels, frames)."""
     with torch.no_grad():
         return torch.stack([teacher(x).logits.sigmoid() for teacher in teachers]).mean(0)
 
 
 def check_teacher(teacher: nn.Module, student: nn.Module) -> None:
-    """Feature objectives compare maps channel by channel, so the teacher must be an MN of the student's shape.
+    """Check that the teacher is an MN of the student's shape, for feature objectives compare maps channel by channel.
 
     Raises
     ------
@@ -99,7 +99,7 @@ def set_trainable(phase: Phase, student: nn.Module) -> None:
 
 
 def gates_objective(phase: Phase, student: DyMN, taught: Maps, scale: Variances) -> Losses:
-    """Every block alone, from the teacher's map before it and behind its depthwise convolution to its output."""
+    """Train every block alone, from the teacher's map before it and behind its depthwise convolution to its output."""
     errors = {}
     for number, stage in enumerate(taught.stages):
         k = phase.first_block + number
@@ -109,7 +109,7 @@ def gates_objective(phase: Phase, student: DyMN, taught: Maps, scale: Variances)
 
 
 def whole_objective(phase: Phase, student: DyMN, x: Tensor, taught: Maps, scale: Variances) -> Losses:
-    """Scores, logits and feature maps of the student on its own features, from the map `x` before the first block."""
+    """Compare scores, logits and feature maps of the student on its own features, from the map `x` on."""
     maps = student_maps(student, x, first=phase.first_block)
     errors = {
         f"block{phase.first_block + number}": channel_error(ours.out, theirs.out, scale.out[phase.first_block + number])
@@ -131,7 +131,7 @@ def score_objective(
     *,
     label_share: float,
 ) -> Losses:
-    """Loss and its parts of the objective "scores"."""
+    """Compute loss and its parts of the objective "scores"."""
     fast = isinstance(student, DyMN) and student.config.dynamic_blocks == "all" and student.config.head == "mlp"
     logits = student_maps(cast(DyMN, student), x).logits if fast else student(x).logits
     loss = score_loss(logits, teacher_scores, labels, label_share=label_share)

@@ -32,7 +32,7 @@ class MapPool:
         self.made = first + len(maps[0])
 
     def draw(self, rng: np.random.Generator, count: int, newest: int) -> list[Tensor]:
-        """Maps of `count` clips, float32: the `newest` last ones, and others drawn from all that are held."""
+        """Return maps of `count` clips, float32: the `newest` last ones, and others drawn from all that are held."""
         new = (self.made - 1 - np.arange(newest)) % self.size
         old = rng.choice(min(self.made, self.size), count - newest, replace=self.made < count)
         return [kept[torch.from_numpy(np.concatenate([new, old]))].float() for kept in self._maps]

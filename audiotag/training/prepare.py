@@ -21,7 +21,7 @@ INDEX_COLUMNS = ("id", "split", "source", "path", "start_s", "duration_s", "lice
 
 
 def audio_files(source: str | Path) -> Iterator[tuple[str, bytes]]:
-    """Path inside `source` and content of every audio file in a folder or tar, in a fixed order.
+    """Yield path inside `source` and content of every audio file in a folder or tar, in a fixed order.
 
     Raises
     ------

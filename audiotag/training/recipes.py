@@ -93,7 +93,7 @@ class Recipe:
         return sum(phase.steps for phase in self.phases)
 
     def at(self, step: int) -> tuple[Phase, int]:
-        """The phase of a step of the run, and the step within it."""
+        """Return the phase of a step of the run, and the step within it."""
         for phase in self.phases:
             if step < phase.steps:
                 return phase, step
@@ -101,7 +101,7 @@ class Recipe:
         return self.phases[-1], self.phases[-1].steps
 
     def scaled(self, factor: float) -> Recipe:
-        """The same recipe with every count of steps multiplied, to try it out or to train longer."""
+        """Return the same recipe with every count of steps multiplied, to try it out or to train longer."""
         if not factor > 0:
             raise InvalidInputError(f"steps_scale must be positive, got {factor!r}")
 
@@ -125,7 +125,7 @@ PAPER_EPOCH = 100_000 // 120  # steps: 100,000 clips in batches of 120
 
 
 def _paper() -> Recipe:
-    """Scores of an ensemble computed beforehand, 0.9 of the loss, labels 0.1; 200 epochs of 100,000 AudioSet clips.
+    """Teach by scores of an ensemble computed beforehand, 0.9 of the loss, labels 0.1; 200 epochs of 100,000 clips.
 
     arXiv 2211.04772, section 4, and the authors' published defaults; the temperature as arXiv 2310.15648 has it.
     """
@@ -225,7 +225,7 @@ def _open() -> Recipe:
 
 
 def recipe(name: str) -> Recipe:
-    """The recipe of that name, or of that JSON file.
+    """Return the recipe of that name, or of that JSON file.
 
     Raises
     ------
@@ -241,7 +241,7 @@ def recipe(name: str) -> Recipe:
 
 
 def read_recipe(path: str | Path) -> Recipe:
-    """A recipe from a JSON file, as a run writes it to its ``recipe.json``.
+    """Read a recipe from a JSON file, as a run writes it to its ``recipe.json``.
 
     Raises
     ------

@@ -24,7 +24,7 @@ EXPORT_FILE = "model.safetensors"
 
 
 def half(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """A state dict with its float32 tensors as float16, which halves a checkpoint's file."""
+    """Store a state dict's float32 tensors as float16, which halves a checkpoint's file."""
     return {key: value.half() if value.dtype == torch.float32 else value for key, value in state.items()}
 
 
@@ -47,14 +47,14 @@ def export(network: nn.Module, config: CheckpointConfig, card: dict[str, Any], p
 
 
 def load_teachers(names: Sequence[str]) -> list[nn.Module]:
-    """Networks of the checkpoints of those names, folders or files."""
+    """Load the networks of the checkpoints of those names, folders or files."""
     return [build(load_checkpoint(name)) for name in names]
 
 
 def make_batches(
     folders: Sequence[str | Path], recipe: Recipe, *, seed: int, process: int = 0, split: str = "train"
 ) -> Batches:
-    """Batches of the pieces of one split of some banks."""
+    """Make batches of the pieces of one split of some banks."""
     picks = read_split(folders, split)
     labels, logits = read_table(folders, LABELS_FILE), read_table(folders, LOGITS_FILE)
     return Batches(
@@ -185,7 +185,7 @@ def _beginning(name: str | None, plan: Recipe) -> dict[str, Tensor] | None:
 
 
 def read_log(folder: str | Path) -> dict[str, list[tuple[int, float]]]:
-    """A run's log as (step, value) by column; what a run did again after it was resumed counts as it was last done."""
+    """Read a run's log as (step, value) by column; what a run did again after it was resumed counts as last done."""
     columns: dict[str, dict[int, float]] = {}
     for file in sorted(Path(folder).glob("log-*/metrics.csv")):
         with open(file, newline="") as lines:
