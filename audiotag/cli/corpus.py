@@ -10,7 +10,7 @@ from typing import IO
 
 from ..errors import InvalidInputError
 from ..runs.inputs import STDIN, read_list
-from .options import add_hop, add_labels, add_model, add_on_off, add_window, number_or_all
+from .options import add_hop, add_labels, add_model, add_on_off, add_window, number_or_all, score_or_auto
 
 DEFAULT_TOP = 10
 NOTES = """\
@@ -58,7 +58,12 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
         metavar="N",
         help=f"at most N labels, or all (default: {DEFAULT_TOP}; all that reach --threshold if that is given)",
     )
-    what.add_argument("--threshold", type=float, metavar="SCORE", help="only labels scoring at least this, 0 to 1")
+    what.add_argument(
+        "--threshold",
+        type=score_or_auto,
+        metavar="SCORE",
+        help="only labels scoring at least this, 0 to 1, or auto: each label's threshold stored with the checkpoint",
+    )
     add_on_off(what, "score that an event must reach", "score that it must keep")
     add_labels(what)
     what.add_argument("--roll-up", action="store_true", help="give a label at least the best score of those under it")
@@ -144,6 +149,7 @@ def run(args: argparse.Namespace) -> int:
             progress=True,
             quiet=args.quiet,
             model=args.model,
+            runtime=args.runtime,
             device=args.device,
             dtype=args.dtype,
             batch_size=args.batch_size,

@@ -28,7 +28,7 @@ def main() -> None:
     from ..tagger import Tagger
 
     _set_threads(setup.threads)
-    tagger = Tagger.from_pretrained(setup.model, device=setup.device, dtype=setup.dtype)
+    tagger = Tagger.from_pretrained(setup.model, runtime=setup.runtime, device=setup.device, dtype=setup.dtype)
     served.send(Ready())
     while True:
         work(served, setup, tagger, served.receive())

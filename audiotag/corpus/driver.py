@@ -37,7 +37,7 @@ def run(
     model: Any = None,
     kind: str = "tags",
     top: int | None = 10,
-    threshold: float | None = None,
+    threshold: float | str | None = None,
     include: Sequence[str] | str | None = None,
     exclude: Sequence[str] | str | None = None,
     roll_up: bool = False,
@@ -45,7 +45,7 @@ def run(
     window_s: float | None = None,
     hop_s: float | None = None,
     aggregate: str = "max",
-    on: float | None = None,
+    on: float | str | None = None,
     off: float | None = None,
     min_duration_s: float = 0.0,
     max_gap_s: float = 0.0,
@@ -54,6 +54,7 @@ def run(
     segment_s: float = 600.0,
     listed: Iterable[str] = (),
     audio_column: str | None = None,
+    runtime: str = "auto",
     device: str | None = None,
     dtype: str | None = None,
     batch_size: int | None = None,
@@ -104,8 +105,9 @@ def run(
         Further inputs, taken literally, never as patterns.
     audio_column : str, optional
         Of Parquet files; None: found by name and type.
-    device, dtype, batch_size
-        As for `Tagger.from_pretrained` and `Tagger.predict`.
+    runtime, device, dtype, batch_size
+        As for `Tagger.from_pretrained` and `Tagger.predict`. On Ray, actors without `gpus_per_actor` use their CPU; all
+        have the runtime that "auto" is here.
     resume : bool
         Go on with the run whose plan is in `output`; then do what has been added to the inputs since.
     retry_errors : bool
@@ -165,12 +167,17 @@ def run(
     if shard is None:
         ray_module()  # whether it is there, before anything takes long
     cluster = Cluster(address, _checked_actors(actors), gpus_per_actor, start_s)
-    tagger = _tagger(model, device=device, dtype=dtype, **checkpoint)
+    if shard is None and device is None:
+        device = "cuda" if gpus_per_actor else "cpu"
+    tagger = _tagger(model, runtime=runtime, device="cpu" if gpus_per_actor else device, dtype=dtype, **checkpoint)
+    if runtime == "auto":
+        runtime = "torch" if gpus_per_actor else tagger.engine.runtime.name
     options.check(tagger)
     packed = pack(tagger, options)
     fingerprint = {
         "format": FORMAT_VERSION,
         "model": {"name": packed.name, "digest": packed.digest},
+        "runtime": runtime,
         "dtype": dtype or "float32",
         "options": options.fingerprint(),
     }
@@ -182,7 +189,9 @@ def run(
         plan.check(settings, fingerprint)
     work = Work(
         plan=plan,
-        setup=Setup(model="", analysis=digest(fingerprint), options=options, device=device, dtype=dtype),
+        setup=Setup(
+            model="", analysis=digest(fingerprint), options=options, runtime=runtime, device=device, dtype=dtype
+        ),
         stamp={
             "model": packed.name,
             "model_digest": packed.digest,

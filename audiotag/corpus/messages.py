@@ -20,6 +20,7 @@ class Setup:
     model: str
     analysis: str
     options: Options
+    runtime: str = "auto"
     device: str | None = None
     dtype: str | None = None
     threads: int = 1

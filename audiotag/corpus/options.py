@@ -10,7 +10,6 @@ import numpy as np
 
 from ..errors import InvalidInputError
 from ..outputs.records import event_record, tag_record
-from ..results.events import ON
 from ..text import printable
 from .items import Item
 from .segments import Grid
@@ -40,7 +39,7 @@ class Options:
 
     kind: str = "tags"
     top: int | None = 10
-    threshold: float | None = None
+    threshold: float | str | None = None
     include: tuple[str, ...] | None = None
     exclude: tuple[str, ...] | None = None
     roll_up: bool = False
@@ -48,7 +47,7 @@ class Options:
     window_s: float | None = None
     hop_s: float | None = None
     aggregate: str = "max"
-    on: float | None = None
+    on: float | str | None = None
     off: float | None = None
     min_duration_s: float = 0.0
     max_gap_s: float = 0.0
@@ -124,7 +123,7 @@ class Options:
             return tag_record(prediction, k=self.top, threshold=self.threshold, windows=self.windows, **labels)
         return event_record(
             prediction,
-            on=ON if self.on is None else self.on,
+            on=self.on,
             off=self.off,
             min_duration_s=self.min_duration_s,
             max_gap_s=self.max_gap_s,
