@@ -90,6 +90,8 @@ def test_options_and_json_are_the_commands(client, tagger, clip, tmp_path, comma
         str(path),
         "--model",
         str(folder),
+        "--runtime",
+        tagger.runtime,
         *arguments.split(),
         "--format",
         "jsonl",

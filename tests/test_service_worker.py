@@ -167,12 +167,23 @@ def test_a_batch_takes_what_waits_and_waits_for_nothing(checkpoint, started):
     many = [recording(wav(3, i), worker.limits) for i in range(9)]
     for one in many:
         worker.submit(one)
-    long = recording(wav(75), worker.limits)
-    worker.submit(long)
-    assert len(long.done.result(10).rows) == 8 and max(slow.sizes) > 1
     for i, one in enumerate(many):
         np.testing.assert_allclose(one.done.result(10).stacked()[0], slow.tagger.scores(wav(3, i)), atol=1e-5)
     assert max(slow.sizes[1:10]) <= 4 and len(slow.sizes) < 20
+
+
+def test_a_recording_alone_gives_batches_that_do_not_take_long(checkpoint, started):
+    quick, slow = Slow(checkpoint, seconds=0, batch=4), Slow(checkpoint, seconds=0.05, batch=4)
+    sizes = []
+    for one in (quick, slow):
+        worker = started(one)
+        worker._window_s = 0.001 if one is quick else 0.05  # as measured after a while
+        long = recording(wav(75), worker.limits)
+        one.sizes.clear()
+        worker.submit(long)
+        assert len(long.done.result(10).rows) == 8
+        sizes.append(max(one.sizes))
+    assert 1 < sizes[0] <= 4 and sizes[1] == 1
 
 
 def test_live_audio_goes_first_and_one_that_runs_ahead_does_not(checkpoint, started):

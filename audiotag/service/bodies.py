@@ -139,18 +139,18 @@ def _may_be_audio(content_type: str) -> bool:
 
 
 async def _read_raw(request: Request, reader: BodyReader) -> Upload:
-    memory: bytearray | None = bytearray()
+    memory = bytearray()
     file: Any = None
     try:
         async for chunk in reader.chunks():
-            if memory is not None:
-                memory += chunk
-                if len(memory) > IN_MEMORY:
+            memory += chunk
+            if len(memory) > IN_MEMORY:
+                if file is None:
                     file = tempfile.TemporaryFile(buffering=0)  # noqa: SIM115
-                    await asyncio.to_thread(_write_all, file, memory)
-                    memory = None
-            else:
-                await asyncio.to_thread(_write_all, file, chunk)
+                await asyncio.to_thread(_write_all, file, memory)
+                memory = bytearray()
+        if file is not None:
+            await asyncio.to_thread(_write_all, file, memory)
     except BaseException:
         if file is not None:
             file.close()
@@ -158,7 +158,7 @@ async def _read_raw(request: Request, reader: BodyReader) -> Upload:
     name = _name(_disposition_name(request.headers.get("content-disposition", "")))
     if not reader.n_bytes:
         raise Problem(422, "the body is empty; send a recording's bytes")
-    return _upload(memory if memory is not None else file, name, reader.n_bytes)
+    return _upload(memory if file is None else file, name, reader.n_bytes)
 
 
 def _write_all(file: Any, data: bytes | bytearray) -> None:

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from ..tagger import Tagger
 
 DECODERS = 3  # threads; one that hangs in a strange file leaves the others
+BATCH_S = 0.02  # how long a run may take that is for one recording alone
 TURN_S = 0.05  # how long the network waits for a decoder's turn to end
 FIRST_SPEED = 50.0  # seconds of audio a second, until it is measured
 _log = logging.getLogger(__name__)
@@ -61,6 +62,7 @@ class Worker:
         self._turns: Turns | None = None
         self._busy_since: float | None = None
         self._speed = FIRST_SPEED
+        self._window_s = BATCH_S
         self._streams_turn = False
         self._decoders = ThreadPoolExecutor(DECODERS, thread_name_prefix="audiotag-decode")
         self._thread = threading.Thread(target=self._main, name="audiotag-network", daemon=True)
@@ -248,9 +250,11 @@ class Worker:
         """Windows that wait, of each recording in turn, that one run of the network can take."""
         batch: list[tuple[Recording, Window]] = []
         size = self._engine.runtime.default_batch
-        before = -1
-        while len(batch) < size and len(batch) != before:  # another round while that adds something
-            before = len(batch)
+        rounds = 1
+        if len(self._recordings) == 1:  # several of its windows, but not for so long that somebody new would wait
+            size = min(size, max(1, round(BATCH_S / self._window_s)))
+            rounds = size
+        for _ in range(rounds):
             for _ in range(len(self._recordings)):
                 recording = self._recordings.popleft()
                 if all(recording is not one for one, _ in batch) and self._settle(recording):
@@ -329,6 +333,7 @@ class Worker:
             self._note(len(windows), len(windows) * feed.stream.hop_s, time.perf_counter() - since)
 
     def _note(self, n_windows: int, seconds: float, took_s: float) -> None:
+        self._window_s += 0.1 * (took_s / n_windows - self._window_s)
         if seconds > 0 and took_s > 0:
             self._speed += 0.05 * (seconds / took_s - self._speed)
         if self._count is not None:
