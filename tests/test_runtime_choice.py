@@ -226,3 +226,29 @@ def test_the_lite_distribution_differs_in_what_it_requires():
     assert not required & {"torch", "torchaudio", "av", "onnx", "openvino"}
     assert {"torch", "openvino", "media"} <= set(setup["options.extras_require"])
     assert not {"train", "test"} & set(setup["options.extras_require"])
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="glibc's allocator")
+def test_the_command_keeps_what_torch_frees(tmp_path):
+    """Page faults of a prediction, in a process of its own: the thresholds are the process's."""
+    code = """
+import resource, sys
+import numpy as np
+from audiotag.cli.memory import keep_freed_memory
+if not keep_freed_memory():
+    raise SystemExit("no glibc")
+from audiotag import Tagger
+tagger = Tagger.from_pretrained(runtime="torch", device="cpu")
+x = 0.1 * np.random.default_rng(0).standard_normal(320_000).astype(np.float32)
+for _ in range(4):
+    tagger.predict(x)
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+for _ in range(4):
+    tagger.predict(x)
+print((resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before) / 4)
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=120)
+    if "no glibc" in done.stderr:
+        pytest.skip("another libc")
+    assert done.returncode == 0, done.stderr
+    assert float(done.stdout) < 200  # about 2,000 without

@@ -30,7 +30,9 @@ SHORT_FILES, SHORT_BYTES = 8, 16_000_000  # up to which starting takes longer th
 def load_tagger(args: argparse.Namespace) -> Tagger:
     """Make the tagger that the options of the group "checkpoint" say."""
     from ..tagger import Tagger
+    from .memory import keep_freed_memory
 
+    keep_freed_memory()
     return Tagger.from_pretrained(
         args.model,
         runtime=args.runtime,
