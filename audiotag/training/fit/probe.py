@@ -27,8 +27,8 @@ from .linear import Linear, Standard, fit_logistic
 from .ridge import Sums
 from .splits import Folds
 
-GRID = ((0.3, 0.1), (1.0, 0.3), (10.0, 1.0))  # shrinkage and c of the logistic regression
-FIRST = (1.0, 0.3)  # where there is nothing to choose on
+GRID = ((3.0, 0.3), (10.0, 0.3), (10.0, 1.0))  # shrinkage and c of the logistic regression
+FIRST = (10.0, 0.3)  # where there is nothing to choose on
 RIDGE, RIDGE_SCALE = 0.3, 10.0  # strength of the ridge regression that ranks layers; what makes logits of its outputs
 MANY_WINDOWS = 0.1  # share of clips with several windows from which it matters how these are learnt from
 
