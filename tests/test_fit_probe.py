@@ -71,7 +71,7 @@ def test_folding_changes_no_logit():
     model, solved = train(made, Setting(("embedding",)), np.ones(len(rows), bool))
     standard = Standard.of(rows)
     z = standard(rows).astype(np.float64)
-    lower = np.linalg.cholesky(z.T @ z / len(z) + np.eye(z.shape[1]))
+    lower = np.linalg.cholesky(z.T @ z / len(z) + Setting(("embedding",)).shrinkage * np.eye(z.shape[1]))
     slowly = np.linalg.solve(lower, z.T).T @ solved.weight + solved.bias
     np.testing.assert_allclose(model(rows), slowly, atol=1e-3)
 
