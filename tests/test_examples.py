@@ -45,6 +45,15 @@ def test_tag_folder_reports_the_bad_file_and_tags_the_others(checkpoint, tmp_pat
     assert "b.wav" in done.stderr and "Traceback" not in done.stderr
 
 
+def test_own_labels(tmp_path):
+    pytest.importorskip("sklearn", reason="the extra [fit] is not installed")
+    done = run("own_labels.py")
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    assert lines[0].startswith("48 clips") and float(lines[1].split()[1]) > 0.9
+    assert {line.split(": ")[1].split()[0] for line in lines[2:]} == {"nothing", "engine", "hail", "whistle"}
+
+
 def test_train_classifier_learns_what_can_be_learned(checkpoint, tmp_path):
     rng = np.random.default_rng(0)
     t = np.arange(RATE) / RATE
