@@ -87,7 +87,7 @@ const settings = () => ({
 function refresh() {
   const {sound} = state;
   if (!sound) return;
-  $("columns").hidden = Boolean(sound.error) && !sound.rows.length;
+  $("columns").hidden = Boolean(sound.error) && !sound.rows.length; // there is nothing to show
   const only = chosen();
   state.events = sound.events(settings(), only);
   const rows = sound.strongest(timeline.box.clientWidth < 520 ? 10 : 14, only);
@@ -165,7 +165,9 @@ function showFacts() {
   box.setAttribute("aria-valuemax", sound.length.toFixed(1));
   box.setAttribute("aria-valuenow", state.time.toFixed(1));
   box.setAttribute("aria-valuetext", clock(state.time));
-  $("play").disabled = !(sound.blob || sound.file) || Boolean(sound.unplayable) || (sound.live && !sound.done);
+  const failed = Boolean(sound.error) && !sound.rows.length;
+  for (const control of document.querySelectorAll(".zoom, .inline")) control.hidden = failed;
+  $("play").disabled = failed || !(sound.blob || sound.file) || Boolean(sound.unplayable) || (sound.live && !sound.done);
   $("stop").hidden = state.running?.sound !== sound;
   $("stop").textContent = sound.live ? "Stop" : "Cancel";
   document.body.classList.toggle("live", Boolean(sound.live && !sound.done));
