@@ -87,7 +87,7 @@ const settings = () => ({
 function refresh() {
   const {sound} = state;
   if (!sound) return;
-  $("columns").hidden = Boolean(sound.error) && !sound.rows.length;
+  $("columns").hidden = Boolean(sound.error) && !sound.rows.length; // there is nothing to show
   const only = chosen();
   state.events = sound.events(settings(), only);
   const rows = sound.strongest(timeline.box.clientWidth < 520 ? 10 : 14, only);
@@ -165,7 +165,9 @@ function showFacts() {
   box.setAttribute("aria-valuemax", sound.length.toFixed(1));
   box.setAttribute("aria-valuenow", state.time.toFixed(1));
   box.setAttribute("aria-valuetext", clock(state.time));
-  $("play").disabled = !(sound.blob || sound.file) || Boolean(sound.unplayable) || (sound.live && !sound.done);
+  const failed = Boolean(sound.error) && !sound.rows.length;
+  for (const control of document.querySelectorAll(".zoom, .inline")) control.hidden = failed;
+  $("play").disabled = failed || !(sound.blob || sound.file) || Boolean(sound.unplayable) || (sound.live && !sound.done);
   $("stop").hidden = state.running?.sound !== sound;
   $("stop").textContent = sound.live ? "Stop" : "Cancel";
   document.body.classList.toggle("live", Boolean(sound.live && !sound.done));
@@ -181,8 +183,7 @@ function showProgress(share) {
 }
 
 timeline.ondraw = () => {
-  timeline.placePlayhead(state.time);
-  $("playhead").classList.toggle("idle", !state.moved);
+  timeline.placePlayhead(state.sound?.live && !state.sound.done ? -1 : state.time);
   $("scroll-box").hidden = !timeline.zoomed;
   const room = timeline.length - (timeline.to - timeline.from);
   if (document.activeElement !== $("scroll")) $("scroll").value = room > 0 ? (1000 * timeline.from) / room : 0;
@@ -310,11 +311,20 @@ async function listen() {
   if (reason) { showProblem("The microphone cannot be used here", reason); return; }
   const sound = new Sound(`Microphone, ${new Date().toLocaleTimeString()}`, state.labels.length, {hop: HOP_S, rate: state.model.sample_rate_hz, live: true});
   const chunks = [];
-  let kept = 0, socket = null;
+  let kept = 0, heard = 0, socket = null;
   const early = [];
   let mic;
   try {
     mic = await microphone.open($("device").value, (block) => {
+      const n = 256, extremes = new Int8Array((2 * block.length) / n);
+      for (let i = 0; i < extremes.length / 2; i++) {
+        let low = 1, high = -1;
+        for (let k = i * n; k < (i + 1) * n; k++) { low = Math.min(low, block[k]); high = Math.max(high, block[k]); }
+        extremes[2 * i] = Math.round(127 * Math.max(-1, low));
+        extremes[2 * i + 1] = Math.round(127 * Math.min(1, high));
+      }
+      sound.addWave(heard / mic.rate, n / mic.rate, extremes);
+      heard += block.length;
       if (kept < KEEP_S * mic.rate) { chunks.push(block); kept += block.length; }
       if (socket?.readyState === WebSocket.OPEN && sound.ready) socket.send(block);
       else if (early.length < 200) early.push(block);
