@@ -1,9 +1,9 @@
 """glibc's allocator, told to keep what torch frees.
 
 Feature maps are a few megabytes each and live for a step. By default glibc gives such memory back to the system each
-time, and the next step pays for every page of it anew: about 1,500 page faults for each window of a CPU's torch runtime.
-This is done in the command, whose process is ours; a library has no business with its user's allocator (README,
-"Runtimes", says how to do the same with environment variables).
+time, and the next step pays for every page of it anew, a good part of a window's time with torch on a CPU. This is done
+in the command, whose process is ours; a library has no business with its user's allocator (README, "Runtimes", says how
+to do the same with environment variables).
 """
 
 from __future__ import annotations
