@@ -141,6 +141,24 @@ def test_a_short_clip_does_not_wait_for_a_long_recording(checkpoint, started):
     assert len(long.done.result(20).rows) == 20
 
 
+def test_a_short_clip_with_other_options_does_not_wait_either(checkpoint, started):
+    """Windows of other lengths and steps cannot share a batch, and must not be passed over for ever."""
+    slow = Slow(checkpoint, batch=8)
+    worker = started(slow)
+    long = recording(wav(60), worker.limits, "long", hop_s=1.0)
+    worker.submit(long)
+    while not long.analysis.rows:
+        time.sleep(0.005)
+    before = len(slow.sizes)
+    shorts = [recording(wav(3, i), worker.limits, "short", hop_s=10.0 - i) for i in range(3)]
+    for short in shorts:
+        worker.submit(short)
+    for short in shorts:
+        short.done.result(10)
+    assert len(slow.sizes) - before <= 12 and not long.done.done()
+    assert len(long.done.result(20).rows) == 51
+
+
 def test_recordings_take_turns_window_by_window(checkpoint, started):
     slow, order = Slow(checkpoint), []
     worker = started(slow)

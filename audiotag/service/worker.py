@@ -255,16 +255,20 @@ class Worker:
             size = min(size, max(1, round(BATCH_S / self._window_s)))
             rounds = size
         for _ in range(rounds):
-            for _ in range(len(self._recordings)):
+            passed, served = [], []  # who gave no window comes first next time
+            while self._recordings and len(batch) < size:
                 recording = self._recordings.popleft()
                 if all(recording is not one for one, _ in batch) and self._settle(recording):
                     continue
-                self._recordings.append(recording)
                 if recording.waiting and (not batch or self._alike(recording, batch[0][0])):
                     batch.append((recording, recording.waiting.popleft()))
+                    served.append(recording)
+                else:
+                    passed.append(recording)
+            self._recordings.extendleft(reversed(passed))
+            self._recordings.extend(served)
+            for recording in (*passed, *served):
                 self._feed_decoder(recording)
-                if len(batch) >= size:
-                    break
         return batch
 
     @staticmethod
