@@ -30,6 +30,15 @@ def run(*words, timeout_s=180):
     )
 
 
+def test_importing_is_light():
+    code = (
+        "import sys, audiotag.corpus, audiotag.cli.corpus; "
+        "print([name for name in ('ray', 'pyarrow', 'torch', 'numpy') if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stdout.strip() == "[]", done.stdout + done.stderr
+
+
 def test_without_ray_it_says_what_to_install_and_what_to_do_instead(monkeypatch, tmp_path, capsys):
     monkeypatch.setitem(sys.modules, "ray", None)
     assert cli.main(["corpus", str(tmp_path), "-o", str(tmp_path / "out")]) == 1

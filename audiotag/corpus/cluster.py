@@ -182,7 +182,7 @@ def _wait_for_room(ray: Any, cluster: Cluster, tell: Callable[[str], None], *, l
     while (room := _room(ray, cluster)) < cluster.actors[0]:
         now = time.monotonic()
         if local:
-            raise InvalidInputError(f"{_too_small(ray, cluster)}; lower --actors")
+            raise InvalidInputError(f"{_too_small(ray, cluster)}; lower --actors, and add --resume")
         if now - began > cluster.start_s:
             raise ClusterError(f"{_too_small(ray, cluster)}; waited {cluster.start_s:g} s; what is done stays")
         if first or now - told > TELL_S:

@@ -19,7 +19,7 @@ from .storage import Found, is_address, locate, pyarrow, walk
 
 # About how many bytes a second of audio has, to weigh what nobody has opened: and the fewest it may have, to tell
 # which files cannot be long enough to be cut.
-USUAL_BYTES_PER_S = {".wav": 96_000, ".wave": 96_000, ".aif": 96_000, ".aiff": 96_000, ".flac": 48_000}
+USUAL_BYTES_PER_S = {".wav": 96_000, ".wave": 96_000, ".aif": 96_000, ".aiff": 96_000, ".flac": 48_000, ".opus": 4_000}
 FEWEST_BYTES_PER_S = {".wav": 8_000, ".wave": 8_000, ".aif": 8_000, ".aiff": 8_000}
 OTHER_USUAL, OTHER_FEWEST = 16_000, 1_000
 OPENING_S = 0.5  # of audio; what opening a file costs in terms of the seconds one could work through instead
