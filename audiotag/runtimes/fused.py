@@ -1,10 +1,9 @@
 """The inference-only form of a network: the same scores as the textbook modules, several times faster.
 
-`fuse` turns a `DyMN` or an `MN` into a `FusedNetwork`. Six rewritings, all exact up to rounding:
+`fuse` turns a `DyMN` or an `MN` into a `FusedNetwork` by six rewritings, all exact up to rounding:
 
 1. *Positions as rows.* Feature maps are (B, F, T, C) in memory, so a 1x1 convolution is one matrix product with
-   F T rows, and everything that depends on the channel runs along contiguous memory. Depthwise convolutions take
-   the same memory as a channels-last image.
+   F T rows, and what depends on the channel is contiguous. Depthwise convolutions take the map as channels-last.
 2. *Batch norm folded.* In inference it is y = s x + t per output channel. A dynamic kernel sum_k p_k W_k is linear
    in the bank, so s (sum_k p_k W_k) = sum_k p_k (s W_k): scale the bank once. t becomes the bias.
 3. *One linear layer and one mixture per block.* The attention over the kernels of all three convolutions and the
@@ -13,12 +12,12 @@
 4. *Attention along one axis folded.* Its gates are positive, so g max(l_1, l_2) = max(g l_1, g l_2): they scale the
    dynamic ReLU's few slopes and intercepts instead of the map. What is left is four passes: two lines, their maximum,
    and the gates along the other axis.
-5. *The batch is a loop.* Kernels differ per sample, and one sample's map fits the cache where a batch's does not. On
-   an accelerator it is one batched matrix product, and one depthwise convolution with the batch laid out as channels.
-6. *Few steps.* Late maps are so small that starting an operation costs more than its arithmetic. Weights lie as the
-   operations want them, and one `as_strided` does the work of several views.
+5. *The batch is a loop.* Kernels differ per sample, and one sample's map fits the cache where a batch's does not. An
+   accelerator gets one batched product, and one depthwise convolution with the batch laid out as channels.
+6. *Few steps.* Late maps are so small that starting an operation costs more than its arithmetic, so weights lie as it
+   wants them, and one `as_strided` does the work of several views.
 
-Depends on nothing but torch. The textbook form, `audiotag.networks`, is the oracle in the tests.
+The textbook form, `audiotag.networks`, is the oracle in the tests.
 """
 
 from __future__ import annotations
