@@ -102,6 +102,11 @@ class Recording:
         expected_s = self.analysis.expected_s
         return max(0.0, (self._guessed_s if expected_s is None else expected_s) - self.analysis.duration_s)
 
+    @property
+    def wants_worker(self) -> bool:
+        """Whether windows wait for the network, or the outcome for being told."""
+        return bool(self.waiting) or ((self.ended or self.cancelled) and not self.decoding)
+
     def _decode(self) -> Generator[Window, None, None]:
         with open_audio(self.source, target_rate_hz=self.analysis.rate_hz) as stream:
             self.analysis.begin(Begun(self.name, stream.duration_s))

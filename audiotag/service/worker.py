@@ -29,7 +29,7 @@ from .work import AHEAD, CancelledWork, Feed, Recording
 if TYPE_CHECKING:
     from ..tagger import Tagger
 
-DECODERS = 3  # threads; one that hangs in a strange file leaves the others
+DECODERS = 4  # threads; one that hangs in a strange file leaves the others
 BATCH_S = 0.02  # how long a run may take that is for one recording alone
 TURN_S = 0.05  # how long the network waits for a decoder's turn to end
 FIRST_SPEED = 50.0  # seconds of audio a second, until it is measured
@@ -202,13 +202,16 @@ class Worker:
         if tagger.device == "cpu":
             self._turns = Turns()
         self.tagger = tagger
-        while (found := self._wait()) is not None:
-            mine = self._turns is not None and self._turns.acquire(TURN_S, first=True)
+        while self._wait():
+            # Behind the decoders that wait already, so that what they find can be in the batch; live audio at once.
+            mine = self._turns is not None and self._turns.acquire(TURN_S, first=self._hears())
             self._busy_since = time.monotonic()
             try:
+                with self._changed:
+                    found = self._next()
                 if isinstance(found, Feed):
                     self._run_feed(found)
-                else:
+                elif found is not None:
                     self._run_batch(found)
             finally:
                 self._busy_since = None
@@ -216,18 +219,22 @@ class Worker:
                     assert self._turns is not None
                     self._turns.release()
 
-    def _wait(self) -> Feed | list[tuple[Recording, Window]] | None:
-        """What comes next; None: the end."""
+    def _wait(self) -> bool:
+        """Wait until there is something to do; false: the end."""
         with self._changed:
             while not self._stopping:
-                found = self._next()
-                if found is not None:
-                    return found
+                if any(feed.pending for feed in self._feeds) or any(one.wants_worker for one in self._recordings):
+                    return True
                 self._changed.wait()
             for recording in self._recordings:
                 recording.done.set_exception(CancelledWork())
             self._recordings.clear()
-            return None
+            return False
+
+    def _hears(self) -> bool:
+        """Whether live audio waits."""
+        with self._changed:
+            return any(feed.pending and feed.is_live for feed in self._feeds)
 
     def _next(self) -> Feed | list[tuple[Recording, Window]] | None:
         """A live stream's audio, else the next window of each recording in turn; under the lock."""
