@@ -310,10 +310,8 @@ class FusedNetwork(nn.Module):
             # Convolution, batch norm and mean are all linear, so the mean may come first.
             self.labels: _Part = _Pointwise(head[:2], "")
         else:
-            self.hidden, self.labels = (
-                _FewRowsLinear(head[2].weight, head[2].bias),
-                _FewRowsLinear(head[5].weight, head[5].bias),
-            )
+            self.hidden = _FewRowsLinear(head[2].weight, head[2].bias)
+            self.labels = _FewRowsLinear(head[5].weight, head[5].bias)
 
     def compile_run(self) -> None:
         """Compile what `forward` runs, as one graph: block by block the compiler gives up after eight."""
