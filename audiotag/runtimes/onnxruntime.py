@@ -35,7 +35,7 @@ def load_library() -> Any:
     except Exception as error:  # a broken installation may raise anything
         raise MissingDependencyError(
             f'runtime "onnxruntime" cannot be used here ({type(error).__name__}: {error}); '
-            'pip install "audiotag-dymn[onnxruntime]", or choose another runtime'
+            "pip install onnxruntime, or choose another runtime"
         ) from error
     if _numbers(version) < _numbers(MIN_VERSION):
         raise MissingDependencyError(

@@ -36,7 +36,7 @@ def load_library() -> Any:
     except Exception as error:  # a broken installation may raise anything
         raise MissingDependencyError(
             f'runtime "openvino" cannot be used here ({type(error).__name__}: {error}); '
-            'pip install -U "audiotag-dymn[openvino]", or choose another runtime'
+            "pip install -U openvino, or choose another runtime"
         ) from error
     return openvino
 
