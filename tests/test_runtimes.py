@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+from audiotag.checkpoints.load import load_checkpoint
 from audiotag.config import FrontendConfig, NetworkConfig
 from audiotag.networks.build import build_network
 from audiotag.networks.table import tap_channels
@@ -19,6 +20,7 @@ from audiotag.runtimes.onnxruntime import OnnxRuntime
 from audiotag.runtimes.openvino import OpenVINORuntime
 
 from .random_networks import log_mels, random_network
+from .test_networks import filled, kind_of, reference_input, reference_keys
 
 RUNTIMES = {"onnxruntime": OnnxRuntime, "openvino": OpenVINORuntime}
 KINDS = {
@@ -287,3 +289,36 @@ def test_compiled_files_do_not_grow_without_end(tmp_path, monkeypatch):
     assert [i for i in range(6) if files.read(f"key {i}")] == [4, 5]
     files.write("large", bytes(5000))
     assert files.read("large") == bytes(5000)
+
+
+def test_real_weights_give_the_authors_numbers(kind_of_runtime, shared_dir):
+    """Logits, embedding and log-mel that the authors' code gave for two recordings, frozen."""
+    checkpoint = load_checkpoint(shared_dir / "reference" / "mn04_as_mAP_432.pt")
+    runtime = kind_of_runtime(checkpoint.state, checkpoint.config.network, checkpoint.config.frontend, threads=2)
+    real = np.load(shared_dir / "reference" / "real_audio.npz")
+    names = ("metro_station-paris", "speech")
+    logmel = runtime.log_mel(np.stack([real[f"{name}/wave"] for name in names]))
+    found = runtime.run(logmel, ("scores", "embedding"))
+    for i, name in enumerate(names):
+        scores = 1 / (1 + np.exp(-real[f"{name}/logits"].astype(np.float64)))
+        assert np.abs(found["scores"][i] - scores).max() < 1e-5
+        embedding = real[f"{name}/embedding"]
+        assert np.abs(found["embedding"][i] - embedding).max() < 1e-4 * np.abs(embedding).max()
+        assert np.abs(logmel[i, 0] - real[f"{name}/logmel"]).max() < 3e-5
+
+
+@pytest.mark.parametrize("frames", [1000, 613])
+@pytest.mark.parametrize("name", ["dymn04_as", "dymn10_as", "mn04_as"])
+def test_filled_networks_give_the_authors_numbers(kind_of_runtime, shared_dir, name, frames):
+    """Networks filled by the rule of the reference's README, outputs of the authors' code, frozen."""
+    frozen = np.load(shared_dir / "reference" / "filled_networks.npz")
+    config = NetworkConfig(*kind_of(name))
+    tensors = filled(name, build_network(config), reference_keys(shared_dir)[name], frozen)
+    state = {key: tensor.numpy() for key, tensor in tensors.items()}
+    x = reference_input(frames).numpy()
+    runtime = kind_of_runtime(state, config, FrontendConfig(), threads=2)
+    found = runtime.run(x, ("scores", "embedding"))
+    logits, embedding = frozen[f"{name}/T{frames}/logits"], frozen[f"{name}/T{frames}/embedding"]
+    size = max(1, np.abs(logits).max() / 4)
+    assert np.abs(found["scores"] - 1 / (1 + np.exp(-logits.astype(np.float64)))).max() < 1e-5 * size
+    assert np.abs(found["embedding"] - embedding).max() < 1e-4 * np.abs(embedding).max()
