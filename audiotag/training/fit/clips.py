@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 
 import numpy as np
 
@@ -78,10 +79,12 @@ class Dataset:
     unreadable: dict[str, str]
     root: str
 
-    @property
+    @cached_property
     def targets(self) -> np.ndarray:
-        """float32 (clips, labels): 1 present, 0 absent, nan unknown."""
-        return clip_targets(self.clips, self.labels)
+        """float32 (clips, labels): 1 present, 0 absent, nan unknown; read-only."""
+        targets = clip_targets(self.clips, self.labels)
+        targets.flags.writeable = False
+        return targets
 
     def shown(self, clip: Clip) -> str:
         """A clip's name from `root`."""

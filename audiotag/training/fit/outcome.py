@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -169,6 +170,20 @@ class Outcome:
             }
         }
 
+    @cached_property
+    def class_table(self) -> list[list[Any]]:
+        """Rows of ``per_class.csv``, header first, over the clips that count: out-of-fold, or all of an evaluation."""
+        rows = np.isfinite(self.scores).all(1)
+        if self.folds is not None:
+            rows &= self.folds.index >= 0
+        figures = class_rows(self.targets[rows], self.scores[rows], self.judged[rows])
+        thresholds = self.metrics["thresholds"]
+        header = ["label", "threshold", *figures[0]]
+        table = [
+            [name, thresholds[name], *row.values()] for name, row in zip(self.dataset.labels, figures, strict=True)
+        ]
+        return [header, *([_rounded(v) for v in row] for row in table)]
+
     def said(self) -> np.ndarray:
         """(clips, labels) boolean: scores at or above their thresholds."""
         return self.scores >= np.nan_to_num(self.judged, nan=np.inf)
@@ -221,18 +236,6 @@ class Outcome:
                 given = names[int(carried[self.scores[i, carried].argmin()])] if len(carried) else "no label"
                 found.append(Doubt(int(i), given, names[best], low, float(self.scores[i, best])))
         return sorted(found, key=lambda d: -d.margin)[:SHOWN_SUSPECTS]
-
-
-def class_table(outcome: Outcome) -> list[list[Any]]:
-    """Rows of ``per_class.csv``, header first, over the clips that count: out-of-fold, or all of an evaluation."""
-    rows = np.isfinite(outcome.scores).all(1)
-    if outcome.folds is not None:
-        rows &= outcome.folds.index >= 0
-    figures = class_rows(outcome.targets[rows], outcome.scores[rows], outcome.judged[rows])
-    thresholds = outcome.metrics["thresholds"]
-    header = ["label", "threshold", *figures[0]]
-    table = [[name, thresholds[name], *row.values()] for name, row in zip(outcome.dataset.labels, figures, strict=True)]
-    return [header, *([_rounded(v) for v in row] for row in table)]
 
 
 def _rounded(value: Any) -> Any:

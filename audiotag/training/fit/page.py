@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from ...text import printable
-from .outcome import Doubt, Outcome, class_table
+from .outcome import Doubt, Outcome
 
 PLAYED_S = 5.0
 PLAYED_RATE_HZ = 22_050
@@ -170,7 +170,7 @@ def _how(outcome: Outcome) -> str:
 
 
 def _class_table(outcome: Outcome) -> str:
-    header, *rows = class_table(outcome)
+    header, *rows = outcome.class_table
     shown = ["label", "positives", "average_precision", "precision", "recall", "f1", "false_alarms", "threshold"]
     at = [header.index(name) for name in shown]
     heads = "".join(f"<th scope=col><button>{escape(name.replace('_', ' '))}</button></th>" for name in shown)

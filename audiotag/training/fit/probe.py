@@ -30,6 +30,7 @@ from .splits import Folds
 GRID = ((3.0, 0.3), (10.0, 0.3), (10.0, 1.0))  # shrinkage and c of the logistic regression
 FIRST = (10.0, 0.3)  # where there is nothing to choose on
 RIDGE, RIDGE_SCALE = 0.3, 10.0  # strength of the ridge regression that ranks layers; what makes logits of its outputs
+TOLERANCE, SEARCH_TOLERANCE = 1e-4, 1e-3  # of the regression; a smaller one changed no choice on three sets of sounds
 MANY_WINDOWS = 0.1  # share of clips with several windows from which it matters how these are learnt from
 
 
@@ -106,7 +107,14 @@ class Model:
         return windows[:, self.columns].astype(np.float64) @ self.linear.weight + self.linear.bias
 
 
-def train(problem: Problem, setting: Setting, clips: np.ndarray, start: Linear | None = None) -> tuple[Model, Linear]:
+def train(
+    problem: Problem,
+    setting: Setting,
+    clips: np.ndarray,
+    start: Linear | None = None,
+    *,
+    tolerance: float = TOLERANCE,
+) -> tuple[Model, Linear]:
     """Fit on some clips (boolean); the model, and its solution on decorrelated features to start the next from."""
     from scipy.linalg import cholesky, solve_triangular
 
@@ -119,7 +127,13 @@ def train(problem: Problem, setting: Setting, clips: np.ndarray, start: Linear |
     lower = cholesky(covariance, lower=True, check_finite=False)
     rows = np.ascontiguousarray(solve_triangular(lower, rows.T, lower=True, check_finite=False).T)
     solved = fit_logistic(
-        rows, problem.row_targets()[owner], c=setting.c, activation=problem.activation, weights=weights, start=start
+        rows,
+        problem.row_targets()[owner],
+        c=setting.c,
+        activation=problem.activation,
+        weights=weights,
+        start=start,
+        tolerance=tolerance,
     )
     weight = solve_triangular(lower.astype(np.float64), solved.weight, lower=True, trans="T", check_finite=False)
     return Model(setting, Linear(weight, solved.bias).folded(standard), columns), solved
@@ -337,7 +351,7 @@ class _Choice:
     def _tested(self, pair: tuple[int, int], chain: list[Setting]) -> dict[tuple[Setting, int, int], float]:
         problem, found, start = self.problem, {}, None
         for setting in chain:
-            model, start = train(problem, setting, problem.folds.train(*pair), start)
+            model, start = train(problem, setting, problem.folds.train(*pair), start, tolerance=SEARCH_TOLERANCE)
             for out, test in (pair, pair[::-1]):
                 windows = np.flatnonzero(problem.folds.test(test)[problem.features.clip])
                 logits = model(problem.features.windows[windows])

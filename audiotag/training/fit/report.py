@@ -13,7 +13,7 @@ from typing import Any
 
 from ...files import write_whole
 from .clips import Clip
-from .outcome import Outcome, class_table
+from .outcome import Outcome
 from .page import report_page
 from .pictures import confusion_picture, precision_recall_picture, reliability_picture
 
@@ -25,7 +25,7 @@ def write_report(folder: Path, outcome: Outcome) -> None:
     """Write every file of the report into a folder."""
     folder.mkdir(parents=True, exist_ok=True)
     write_whole(folder / METRICS_FILE, (json.dumps(outcome.metrics, indent=2, allow_nan=False) + "\n").encode())
-    write_whole(folder / CLASSES_FILE, _csv(class_table(outcome)))
+    write_whole(folder / CLASSES_FILE, _csv(outcome.class_table))
     write_whole(folder / SPLITS_FILE, _csv(_splits(outcome)))
     write_whole(folder / PREDICTIONS_FILE, _csv(_predictions(outcome)))
     pictures = {
