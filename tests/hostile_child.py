@@ -18,7 +18,7 @@ def hostile_open(source, **options):
     if "memory" in name:
         held = []
         while True:
-            held.append(bytes(1 << 24).replace(b"\0", b"\1"))
+            held.append(b"\1" * (1 << 25))
             time.sleep(0.01)
     if "once" in name and not os.path.exists(name + ".seen"):
         open(name + ".seen", "w").close()

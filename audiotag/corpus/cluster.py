@@ -18,6 +18,7 @@ from queue import Empty, Queue
 from typing import Any
 
 from ..errors import AudiotagError, InvalidInputError, MissingDependencyError
+from .storage import pyarrow
 from .worker import Model, Work, Worker
 
 POLL_S = 1.0
@@ -226,37 +227,15 @@ def _dataset(ray: Any, parts: list[int], work: Work, model: Model, cluster: Clus
     resources: dict[str, Any] = {"num_cpus": 1}
     if cluster.gpus_per_actor:
         resources["num_gpus"] = cluster.gpus_per_actor
-    return ray.data.read_datasource(_parts_source(ray, parts), override_num_blocks=len(parts), num_cpus=0).map_batches(
+    # blocks of our own, so that no task has to run before an actor can, nor takes a processor from it
+    blocks = [pyarrow().table({"part": [part]}) for part in parts]
+    return ray.data.from_arrow(blocks).map_batches(
         RayWorker,
         fn_constructor_args=(ray.put(work), ray.put(model)),
         batch_size=1,
         compute=ray.data.ActorPoolStrategy(**pool),
         **resources,
     )
-
-
-def _parts_source(ray: Any, parts: list[int]) -> Any:
-    """A source with one block for each part, made where it is needed, by tasks that take no processor."""
-    from ray.data.block import BlockMetadata
-
-    class PartsSource(ray.data.Datasource):
-        def estimate_inmemory_data_size(self) -> int:
-            return 8 * len(parts)
-
-        def get_read_tasks(self, parallelism: int, *unused: Any, **also_unused: Any) -> list[Any]:
-            about = BlockMetadata(num_rows=1, size_bytes=8, input_files=None, exec_stats=None)
-            return [ray.data.ReadTask(_reader(part), about) for part in parts]
-
-    return PartsSource()
-
-
-def _reader(part: int) -> Callable[[], list[Any]]:
-    def read() -> list[Any]:
-        import pyarrow
-
-        return [pyarrow.table({"part": [part]})]
-
-    return read
 
 
 def _reason(error: BaseException) -> str:

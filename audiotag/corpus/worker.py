@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import io
+import os
+import socket
 import tempfile
 import time
 from dataclasses import dataclass, replace
@@ -23,7 +25,7 @@ from .plan import Plan
 from .storage import pyarrow
 
 CHILD = "audiotag.corpus.child"
-POLL_S = 1.0
+POLL_S = 0.5
 LOAD_S = 600.0  # in which a model must be loaded
 DEATHS = 3  # of a child that was not reading anything, in a row, before the worker gives up
 TOLD = 20  # messages about failures that a summary carries
@@ -107,6 +109,7 @@ class Worker:
         first = [row for row in rows if not row["start_s"]]
         return {
             "part": part,
+            "worker": f"{socket.gethostname()}:{os.getpid()}",
             "files": len(first),
             "rows": len(rows),
             "failed": len(failed),
@@ -158,13 +161,14 @@ class Worker:
         try:
             child = self._started()
             child.send(job)
-            heard = time.monotonic()
+            heard = checked = time.monotonic()
             while True:
                 message = child.receive(POLL_S)
-                if message is None:
-                    self._check(child, time.monotonic() - heard)
-                    continue
-                heard = time.monotonic()
+                now = time.monotonic()
+                heard = heard if message is None else now
+                if now - checked >= POLL_S:
+                    checked = now
+                    self._check(child, now - heard)
                 if isinstance(message, Begun):
                     reading[message.failure["id"]] = message
                 elif isinstance(message, Done):

@@ -129,23 +129,18 @@ def scaling(counts: list[int], part_s: float, parts_each: int) -> None:
             plans.SHORTEST_PART_S = part_s
             parts, _ = plan.extend(entries, 0)
             work = Work(plan, Setup("", "", Options()), {}, child="tests.corpus.sleeping_child")
-            came = []
+            came: list[tuple[float, str]] = []
             cluster = Cluster(actors=(count, count))
             for done in run_parts(list(range(parts)), work, Model("none", {}, 0), cluster, print):
-                came.append((time.monotonic(), done["work_s"]))
+                came.append((time.monotonic(), done["worker"]))
             ray.shutdown()
-        # start-up apart: from when the last actor has ended its first part; of what came since
-        began = came[count - 1][0]
-        since = [when for when, _ in came[count:]]
-        wall_s, ideal_s = since[-1] - began, len(since) * part_s / count
-        note(
-            "scaling",
-            actors=count,
-            parts=parts,
-            wall_s=round(wall_s, 1),
-            ideal_s=round(ideal_s, 1),
-            efficiency=round(ideal_s / wall_s, 3),
-        )
+        # Start-up apart: of each actor, the time from its first part's end to the end of all, and what it slept of it.
+        ends: dict[str, list[float]] = {}
+        for when, worker in came:
+            ends.setdefault(worker, []).append(when)
+        there_s = sum(came[-1][0] - times[0] for times in ends.values())
+        slept_s = sum(len(times) - 1 for times in ends.values()) * part_s
+        note("scaling", actors=len(ends), parts=parts, there_s=round(there_s), efficiency=round(slept_s / there_s, 3))
 
 
 def main() -> None:

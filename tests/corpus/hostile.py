@@ -50,7 +50,7 @@ def main() -> None:
         make(folder / "in", args.files)
         model = make_model(folder / "model")
         began = time.monotonic()
-        words = command(folder / "in", folder / "out", model, "--address", "local", "--hang", "8", "--memory", "1.5")
+        words = command(folder / "in", folder / "out", model, "--address", "local", "--hang", "15", "--memory", "1.5")
         process = start(words, child="tests.hostile_child")
         told = end(process, 580)
         assert process.returncode == 1, told
@@ -58,6 +58,8 @@ def main() -> None:
         assert sorted(rows) == sorted(path.name for path in (folder / "in").iterdir()), "not a row for each file"
         crashed = {name for name, row in rows.items() if row["status"] == "crashed"}
         assert crashed == {name for name in rows if any(killer in name for killer in KILLERS)}, crashed
+        for name, how in zip(KILLERS, ("SIGSEGV", "no progress for 15 s", "more than 1.5 GB"), strict=True):
+            assert any(how in rows[file]["error"] for file in crashed if name in file), name
         assert all(row["status"] == "ok" for name, row in rows.items() if "good" in name)
         from audiotag import Tagger
 
