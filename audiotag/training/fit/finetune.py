@@ -3,7 +3,7 @@
 Adam without weight decay; exponential warm-up over 10 of 80 epochs, then a straight line down to 0.01 of the rate over
 65; gain, turning and mixing of waveforms, mixup of log-mels, filterbank edges that move (Schmid et al., arXiv
 2211.04772 and 2310.15648, and the authors' published settings). The head starts from the probe and is
-trained alone at first.
+trained alone at first. Other than there, batch norms keep the statistics of the checkpoint.
 
 A plain loop rather than a framework's: everything a step does follows from seed, job and step, and what it needs to go
 on is one safetensors file.
@@ -35,7 +35,6 @@ from .waveforms import Waveforms, batch
 EPOCHS, WARMUP, RAMPDOWN, LAST_RATE = 80, 10, 65, 0.01
 HEAD_FIRST = 2  # of 80 epochs
 RATES = {"dymn": 4e-5, "mn": 6e-5}  # at width 1
-HEAD_RATE = 10.0  # of the network's
 STEPS_AN_EPOCH, SMALLEST_BATCH, LARGEST_BATCH = 12, 16, 128
 MICRO_BATCH = 32  # clips at once on a CPU
 MIXUP_ALPHA, JITTER_HZ = 0.3, 1000.0
@@ -100,6 +99,14 @@ class Student(nn.Module):
         self.register_buffer("scale", torch.from_numpy(standard.scale.astype(np.float32)))
         self.weight = nn.Parameter(torch.from_numpy(np.ascontiguousarray(start.weight.T, np.float32)))
         self.bias = nn.Parameter(torch.from_numpy(np.asarray(start.bias, np.float32)))
+
+    def train(self, mode: bool = True) -> Student:
+        """Set the mode of everything but the batch norms, which keep their statistics: a few clips have poorer ones."""
+        super().train(mode)
+        for module in self.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                module.eval()
+        return self
 
     def forward(self, logmel: Tensor) -> tuple[Tensor, Tensor]:
         """Logits of the own labels (B, rows), and the network's (B, labels)."""
@@ -220,7 +227,7 @@ class Trainer:
         factor = recipe.factor(progress)
         only_head = progress < HEAD_FIRST * recipe.epochs / EPOCHS
         optimiser.param_groups[0]["lr"] = 0.0 if only_head else recipe.rate * factor
-        optimiser.param_groups[1]["lr"] = HEAD_RATE * recipe.rate * factor
+        optimiser.param_groups[1]["lr"] = recipe.rate * factor
         student.train(not only_head)
         size = min(recipe.batch_size, len(job.clips))
         key = (recipe.seed, job.number)
