@@ -3,6 +3,9 @@
 import multiprocessing
 import os
 import pickle
+import signal
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from importlib.util import find_spec
 
@@ -322,3 +325,26 @@ def test_filled_networks_give_the_authors_numbers(kind_of_runtime, shared_dir, n
     size = max(1, np.abs(logits).max() / 4)
     assert np.abs(found["scores"] - 1 / (1 + np.exp(-logits.astype(np.float64)))).max() < 1e-5 * size
     assert np.abs(found["embedding"] - embedding).max() < 1e-4 * np.abs(embedding).max()
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGUSR1"), reason="this system has no such signals")
+def test_a_signal_after_a_network_was_let_go_by_another_thread():
+    """OpenVINO gives threads a stack for signals; freed by another thread, it would take the process with it."""
+    pytest.importorskip("openvino", reason="OpenVINO is not installed")
+    program = """
+import gc, os, signal, threading, time
+from audiotag import Tagger
+signal.signal(signal.SIGUSR1, lambda *_: print("handled", flush=True))
+held = [Tagger.from_pretrained(runtime="openvino")]
+held[0].scores(__import__("numpy").zeros(320_000, "float32"))
+def let_go():
+    held.clear()
+    gc.collect()
+thread = threading.Thread(target=let_go)
+thread.start()
+thread.join()
+os.kill(os.getpid(), signal.SIGUSR1)
+time.sleep(0.05)
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120)
+    assert (done.returncode, done.stdout) == (0, "handled\n"), done.stderr

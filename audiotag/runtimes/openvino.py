@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import queue
 from collections.abc import Mapping
 from typing import Any
@@ -32,13 +33,25 @@ def load_library() -> Any:
         version = openvino.get_version()
         if _numbers(version) < _numbers(MIN_VERSION):
             raise ImportError(f"needs openvino >= {MIN_VERSION}, found {version}")
-        openvino.Core().get_property("CPU", "FULL_DEVICE_NAME")
+        _core(openvino).get_property("CPU", "FULL_DEVICE_NAME")
     except Exception as error:  # a broken installation may raise anything
         raise MissingDependencyError(
             f'runtime "openvino" cannot be used here ({type(error).__name__}: {error}); '
             "pip install -U openvino, or choose another runtime"
         ) from error
     return openvino
+
+
+_cores: dict[int, Any] = {}  # by process; one from before a fork cannot serve the child, nor be ended there
+
+
+def _core(openvino: Any) -> Any:
+    """Return this process's ``openvino.Core``, which is kept to the end.
+
+    OpenVINO's CPU plugin gives the thread that loads it a stack for signals and frees it with the last network,
+    whichever thread lets that go; the next signal in the first thread would then end the process.
+    """
+    return _cores.get(os.getpid()) or _cores.setdefault(os.getpid(), openvino.Core())
 
 
 def _numbers(version: str) -> tuple[int, ...]:
@@ -82,7 +95,7 @@ class OpenVINORuntime(LoopedRuntime):
 
     def _compiled(self, openvino: Any, form: Form) -> Any:
         """Return the compiled network, from the disk if it was kept there."""
-        core = openvino.Core()
+        core = _core(openvino)
         # By itself OpenVINO takes bfloat16 where the CPU has it, which moves scores by hundredths; pinned threads of
         # two processes would share cores.
         options = {
