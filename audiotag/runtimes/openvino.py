@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import json
-import os
 import queue
-from collections.abc import Mapping
+import sys
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -33,7 +35,8 @@ def load_library() -> Any:
         version = openvino.get_version()
         if _numbers(version) < _numbers(MIN_VERSION):
             raise ImportError(f"needs openvino >= {MIN_VERSION}, found {version}")
-        _core(openvino).get_property("CPU", "FULL_DEVICE_NAME")
+        with _signal_stack_kept():
+            openvino.Core().get_property("CPU", "FULL_DEVICE_NAME")
     except Exception as error:  # a broken installation may raise anything
         raise MissingDependencyError(
             f'runtime "openvino" cannot be used here ({type(error).__name__}: {error}); '
@@ -42,16 +45,30 @@ def load_library() -> Any:
     return openvino
 
 
-_cores: dict[int, Any] = {}  # by process; one from before a fork cannot serve the child, nor be ended there
+class _SignalStack(ctypes.Structure):
+    """``stack_t`` of Linux's ``sigaltstack``."""
+
+    _fields_ = [("start", ctypes.c_void_p), ("flags", ctypes.c_int), ("size", ctypes.c_size_t)]
 
 
-def _core(openvino: Any) -> Any:
-    """Return this process's ``openvino.Core``, which is kept to the end.
+@contextlib.contextmanager
+def _signal_stack_kept() -> Iterator[None]:
+    """Give the thread back the stack for signals that it had before the block.
 
-    OpenVINO's CPU plugin gives the thread that loads it a stack for signals and frees it with the last network,
-    whichever thread lets that go; the next signal in the first thread would then end the process.
+    OpenVINO's CPU plugin sets one of its own for the thread that loads it, because signal frames are large while AMX
+    tiles are in use, which float32 never does. It frees it with the last network, whichever thread lets that go; the
+    next signal in the first thread would then end the process.
     """
-    return _cores.get(os.getpid()) or _cores.setdefault(os.getpid(), openvino.Core())
+    if not sys.platform.startswith("linux"):
+        yield
+        return
+    libc, before = ctypes.CDLL(None), _SignalStack()
+    known = libc.sigaltstack(None, ctypes.byref(before)) == 0
+    try:
+        yield
+    finally:
+        if known:
+            libc.sigaltstack(ctypes.byref(before), None)
 
 
 def _numbers(version: str) -> tuple[int, ...]:
@@ -90,12 +107,13 @@ class OpenVINORuntime(LoopedRuntime):
 
     def _compile(self, form: Form) -> Run:
         openvino = load_library()
-        compiled = self._compiled(openvino, form)
+        with _signal_stack_kept():
+            compiled = self._compiled(openvino, form)
         return _requests(compiled, form)
 
     def _compiled(self, openvino: Any, form: Form) -> Any:
         """Return the compiled network, from the disk if it was kept there."""
-        core = _core(openvino)
+        core = openvino.Core()
         # By itself OpenVINO takes bfloat16 where the CPU has it, which moves scores by hundredths; pinned threads of
         # two processes would share cores.
         options = {
