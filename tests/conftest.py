@@ -1,9 +1,11 @@
 """What every test may rely on: no network beyond loopback, no cache but a temporary one, a Hub on loopback."""
 
+import ctypes
 import ipaddress
 import os
 import shutil
 import socket
+import sys
 import tempfile
 from dataclasses import replace
 from importlib.util import find_spec
@@ -90,6 +92,23 @@ def runtime(request):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("AUDIOTAG_RUNTIME", request.param)
         yield request.param
+
+
+@pytest.fixture(autouse=True)
+def signal_stack():
+    """No test leaves its thread another stack for signals: once that is freed, the next signal ends the whole run."""
+    before = stack_for_signals()
+    yield
+    assert stack_for_signals() == before
+
+
+def stack_for_signals():
+    """Address and size of this thread's alternate stack, on Linux."""
+    if not sys.platform.startswith("linux"):
+        return None
+    stack = (ctypes.c_size_t * 3)()  # start, flags (an int and padding), size
+    assert ctypes.CDLL(None).sigaltstack(None, stack) == 0
+    return stack[0], stack[2]
 
 
 @pytest.fixture

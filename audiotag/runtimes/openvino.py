@@ -106,11 +106,9 @@ class OpenVINORuntime(LoopedRuntime):
         self._digest = ""
 
     def _compile(self, form: Form) -> Run:
-        openvino = load_library()
-        with _signal_stack_kept():
-            compiled = self._compiled(openvino, form)
-        return _requests(compiled, form)
+        return _requests(self._compiled(load_library(), form), form)
 
+    @_signal_stack_kept()
     def _compiled(self, openvino: Any, form: Form) -> Any:
         """Return the compiled network, from the disk if it was kept there."""
         core = openvino.Core()
