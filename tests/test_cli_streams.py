@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import io
 import json
 import os
@@ -17,6 +18,7 @@ import soundfile
 from audiotag import Tagger
 from audiotag.checkpoints.save import save_checkpoint
 from audiotag.cli import command as cli
+from audiotag.cli.command import MODULES
 from audiotag.labels.label_set import LabelSet
 from audiotag.live.stream import Stream, StreamWindow
 from audiotag.outputs.records import dumps
@@ -158,6 +160,20 @@ def test_the_command_line_is_known_without_other_peoples_packages() -> None:
     program += "print(sorted({'numpy', 'torch', 'tqdm', 'shtab', 'filelock', 'soundfile'} & set(sys.modules)))"
     done = shell(f"'{sys.executable}' -c \"{program}\"")
     assert done.stdout == "[]\n", done.stderr
+
+
+def test_a_command_is_parsed_alike_whether_the_others_are_known() -> None:
+    """Only the module of the command in the first word is imported."""
+    told = {}
+    for module, names in MODULES.items():
+        for name in names:
+            (found,) = (a for a in cli.build_parser([name])._actions if isinstance(a, argparse._SubParsersAction))
+            (whole,) = (a for a in cli.build_parser()._actions if isinstance(a, argparse._SubParsersAction))
+            assert found.choices[name].format_help() == whole.choices[name].format_help()
+            told.setdefault(module, set(found.choices) - {"completion"})
+            assert name in told[module]
+    assert told == {module: set(names) for module, names in MODULES.items()}
+    assert cli.build_parser(["--debug", "tag", "fit"]).parse_args(["--debug", "tag", "fit"]).paths == ["fit"]
 
 
 def events_by(words: list[str]) -> Any:

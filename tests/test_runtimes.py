@@ -234,16 +234,24 @@ def test_openvino_computes_in_float32(networks):
         assert "f32" in precisions and not precisions & {"bf16", "f16", "i8", "u8"}
 
 
-def cached_runtime(network, **options):
-    return OpenVINORuntime(state_of(network), network.config, FrontendConfig(), threads=1, **options)
+@pytest.fixture(params=[(OpenVINORuntime, "mn"), (OnnxRuntime, "dymn")], ids=["openvino", "onnxruntime"])
+def keeping(request):
+    """What makes a runtime that keeps compiled networks, and the kind of network that it keeps."""
+    kind, network = request.param
+    pytest.importorskip(kind.name)
+
+    def make(network, **options):
+        return kind(state_of(network), network.config, FrontendConfig(), threads=1, **options)
+
+    return make, network
 
 
 @pytest.mark.parametrize("damage", ["cut", "flipped", "foreign", "empty", "inner"])
-def test_a_damaged_compiled_file_is_rebuilt(networks, tmp_path, monkeypatch, damage):
-    pytest.importorskip("openvino")
+def test_a_damaged_compiled_file_is_rebuilt(networks, tmp_path, monkeypatch, keeping, damage):
+    cached_runtime, kind = keeping
     monkeypatch.setenv("HF_HOME", str(tmp_path))
     x = log_mels(1, 100).numpy()
-    expected = cached_runtime(networks("mn")).run(x, ("scores",))["scores"]
+    expected = cached_runtime(networks(kind)).run(x, ("scores",))["scores"]
     (kept,) = (tmp_path / "audiotag" / "compiled").iterdir()
     whole = kept.read_bytes()
     middle = len(whole) // 2
@@ -258,28 +266,29 @@ def test_a_damaged_compiled_file_is_rebuilt(networks, tmp_path, monkeypatch, dam
         monkeypatch.setattr(compiled.CompiledFiles, "read", lambda self, key: calls.append(key) or b"not a network")
     else:
         kept.write_bytes(broken[damage])
-    assert np.array_equal(cached_runtime(networks("mn")).run(x, ("scores",))["scores"], expected)
+    assert np.array_equal(cached_runtime(networks(kind)).run(x, ("scores",))["scores"], expected)
     monkeypatch.undo()
     assert kept.stat().st_size == len(whole)
     assert kept.read_bytes()[: len(compiled.MAGIC)] == compiled.MAGIC
 
 
-def test_compiled_files_tell_apart_what_differs(networks, tmp_path, monkeypatch):
-    pytest.importorskip("openvino")
+def test_compiled_files_tell_apart_what_differs(networks, tmp_path, monkeypatch, keeping):
+    cached_runtime, kind = keeping
     monkeypatch.setenv("HF_HOME", str(tmp_path))
     x = log_mels(2, 100).numpy()
-    network, other = networks("mn"), random_network("mn", seed=5)
+    network, other = networks(kind), random_network(kind, seed=5)
     for one in (network, other, network):
         expected = cached_runtime(one, cache=False).run(x[:1], ("scores",))["scores"]
         assert np.array_equal(cached_runtime(one).run(x[:1], ("scores",))["scores"], expected)
     assert len(list((tmp_path / "audiotag" / "compiled").iterdir())) == 2
 
 
-def test_a_disk_that_cannot_be_written_only_costs_time(networks, tmp_path, monkeypatch):
-    pytest.importorskip("openvino")
+def test_a_disk_that_cannot_be_written_only_costs_time(networks, tmp_path, monkeypatch, keeping):
+    cached_runtime, kind = keeping
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("HF_HOME", str(tmp_path / "file"))
-    assert cached_runtime(networks("mn")).run(log_mels(1, 100).numpy(), ("scores",))["scores"].shape == (1, 527)
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "not there"))
+    assert cached_runtime(networks(kind)).run(log_mels(1, 100).numpy(), ("scores",))["scores"].shape == (1, 527)
 
 
 def test_compiled_files_do_not_grow_without_end(tmp_path, monkeypatch):

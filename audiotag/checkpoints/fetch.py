@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ..errors import CheckpointError, DownloadError, VerificationError
-from . import hub, release
+from . import hub
 from .access import Access, CacheDir, Token
 from .digests import difference
 from .manifest import HUB_FILE, Entry, Manifest, Source, manifest
@@ -149,6 +149,8 @@ def _from_hub(entry: Entry, source: Source, known: Manifest, access: Access) -> 
 
 
 def _from_release(entry: Entry, source: Source, known: Manifest, access: Access) -> Fetched:
+    from . import release  # with urllib and ssl, a tenth of a short command's time
+
     url = release_url(source, os.environ.get(RELEASE_URL_VARIABLE) or known.release_url)
     path = access.release_dir / source.file
     step = f"run 'audiotag fetch {entry.name}' with a connection"

@@ -7,7 +7,6 @@ multiply-accumulates for 10 s, in 1e9; a null is a fact nobody has published. ``
 
 from __future__ import annotations
 
-import difflib
 import functools
 import json
 import re
@@ -140,6 +139,8 @@ class Manifest:
 
     def near_names(self, name: str) -> list[str]:
         """List up to three names spelled most like `name`, the best first."""
+        import difflib
+
         folded = name.strip().lower().replace("-", "_")
         return difflib.get_close_matches(folded, self.entries, n=3, cutoff=0.6)
 

@@ -17,9 +17,18 @@ from importlib import import_module
 from ..errors import AudiotagError, InvalidInputError
 from ..version import __version__
 
-# Modules whose `add_parser` adds their commands, in the order of the help. All are imported to parse anything, so none
-# may import numpy, torch or other people's packages before it runs.
-MODULES = (".recordings", ".corpus", ".listen", ".serve", ".checkpoints", ".fit", ".info", "..training.cli")
+# Modules whose `add_parser` adds these commands, in the order of the help. None may import numpy, torch or other
+# people's packages before it runs.
+MODULES = {
+    ".recordings": ("tag", "events", "embed", "plot"),
+    ".corpus": ("corpus",),
+    ".listen": ("listen",),
+    ".serve": ("serve",),
+    ".checkpoints": ("models", "fetch", "convert", "export", "labels"),
+    ".fit": ("fit", "evaluate"),
+    ".info": ("info",),
+    "..training.cli": ("train",),
+}
 EXAMPLES = """\
 examples:
   audiotag tag street.wav                          what is in a recording
@@ -34,8 +43,10 @@ exit codes: 0 all well, 1 some input failed, 2 wrong use, 130 interrupted
 """
 
 
-def build_parser() -> argparse.ArgumentParser:
-    """Build the whole command line."""
+def build_parser(words: Sequence[str] = ()) -> argparse.ArgumentParser:
+    """Build the command line: whole, or what parsing `words` needs if a command is the first that is no option."""
+    first = next((word for word in words if not word.startswith("-")), None)
+    modules = [module for module, names in MODULES.items() if first in names] or list(MODULES)
     parser = argparse.ArgumentParser(
         prog="audiotag",
         description="Say what is in audio: AudioSet's 527 labels, events and embeddings, by efficient dynamic CNNs.",
@@ -45,7 +56,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"audiotag {__version__}")
     parser.add_argument("--debug", action="store_true", help="show the full traceback of an error")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", dest="command", required=True)
-    for module in MODULES:
+    for module in modules:
         import_module(module, __package__).add_parser(commands)
     completion = commands.add_parser(
         "completion",
@@ -72,7 +83,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     debug = False
     try:
         try:
-            args = build_parser().parse_args(argv)
+            words = sys.argv[1:] if argv is None else argv
+            args = build_parser(words).parse_args(words)
             debug = args.debug
             logging.basicConfig(level=logging.WARNING, handlers=[_Told()])
             code = args.run(args)

@@ -244,7 +244,7 @@ def _run_predictions(
         suffix=form.suffix,
         one_input=form.name if form.one_recording else None,
         batch_size=speed["batch_size"],
-        fingerprint=fingerprint(args, tagger, settings, speed["batch_size"]),
+        fingerprint=lambda: fingerprint(args, tagger, settings, speed["batch_size"]),
     )
     return run(args, inputs, task, target, text=form.name == "text")
 
@@ -275,7 +275,7 @@ def run_embed(args: argparse.Namespace) -> int:
         suffix=form.suffix,
         one_input="npy with --per window" if form.name == "npy" and args.per == "window" else None,
         batch_size=speed["batch_size"],
-        fingerprint=fingerprint(args, tagger, {"format": form.name, "per": args.per, **analysis}, speed["batch_size"]),
+        fingerprint=lambda: fingerprint(args, tagger, {"format": form.name, "per": args.per, **analysis}, speed["batch_size"]),
     )
     return run(args, inputs, task, target, text=False)
 

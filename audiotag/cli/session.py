@@ -239,11 +239,7 @@ def fingerprint(args: argparse.Namespace, tagger: Tagger, options: dict[str, Any
 
 def _digest(tagger: Tagger) -> str:
     """Digest the weights themselves, wherever they came from and however they were stored."""
-    import numpy as np
+    from ..runtimes.compiled import state_digest
 
-    digest = hashlib.sha256(json.dumps(tagger.config.to_dict(), sort_keys=True).encode())
-    for name, weights in sorted(tagger.checkpoint.state.items()):
-        array = np.ascontiguousarray(weights)
-        digest.update(f"{name} {array.dtype} {array.shape}".encode())
-        digest.update(array.data)
-    return digest.hexdigest()
+    said = json.dumps(tagger.config.to_dict(), sort_keys=True) + state_digest(tagger.checkpoint.state)
+    return hashlib.sha256(said.encode()).hexdigest()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import graphlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -97,6 +96,8 @@ class Ontology:
 
     def near(self, name: str) -> list[str]:
         """Find the names of nodes that someone who wrote ``name`` may have meant, best first."""
+        import difflib
+
         wanted = name.casefold().strip()
         pool = {node.name.casefold(): node.name for node in self.nodes}
         pool |= {key: self.nodes[position].name for key, position in self._by_synonym.items()}

@@ -15,14 +15,15 @@ import time
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict
 from pathlib import Path
-from typing import IO, Any
-
-from filelock import FileLock, Timeout
+from typing import IO, TYPE_CHECKING, Any
 
 from ..errors import AudiotagError, InvalidInputError, OutputError
 from ..files import json_bytes, read_json, write_json
 from .inputs import Input
 from .plan import Entry, Plan
+
+if TYPE_CHECKING:
+    from filelock import FileLock
 
 FORMAT_VERSION = 1  # of the journal and of what is written; a run is resumed by the version it began with only
 SYNC_EVERY_S = 5.0  # a kill loses nothing that was written; a power cut at most this
@@ -197,6 +198,8 @@ def locked(folder: Path, message: str) -> FileLock:
     OutputError
         The folder cannot be made.
     """
+    from filelock import FileLock, Timeout
+
     try:
         folder.mkdir(parents=True, exist_ok=True)
         lock = FileLock(folder / LOCK)

@@ -56,9 +56,11 @@ class Reporter:
 
     def finding(self, inputs: Iterable[Input]) -> Iterable[Input]:
         """Pass inputs on, counted on the terminal if finding them takes long."""
+        if not self._terminal:
+            return inputs
         from tqdm import tqdm
 
-        return tqdm(inputs, desc="finding files", unit=" files", leave=False, delay=1.0, disable=not self._terminal)
+        return tqdm(inputs, desc="finding files", unit=" files", leave=False, delay=1.0)
 
     def start(self, plan: Plan) -> None:
         """Show progress through these inputs, if there are several or it is a long one."""

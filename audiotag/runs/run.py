@@ -49,8 +49,8 @@ class Task:
         Name of the output's format, if a file of it can hold one input only.
     batch_size : int
         Only a run that starts at a multiple of it, counted in sources, repeats another's scores bit for bit.
-    fingerprint : dict
-        Everything that decides what is written about an input. JSON-ready.
+    fingerprint : callable
+        To everything that decides what is written about an input, JSON-ready; asked only where a run can be gone on with.
     """
 
     analyse: Callable[[Iterable[Any], Callable[..., None]], Iterator[tuple[Any, Any]]]
@@ -59,7 +59,7 @@ class Task:
     suffix: str
     one_input: str | None
     batch_size: int
-    fingerprint: dict[str, Any]
+    fingerprint: Callable[[], dict[str, Any]]
 
 
 def worked(inputs: Iterable[Input], task: Task, reporter: Reporter) -> Generator[tuple[Input, Entry], None, None]:
@@ -129,7 +129,7 @@ def to_file(
     asked : dict
         What the inputs were asked for by: part of the fingerprint, for the inputs are fixed when the run starts.
     """
-    fingerprint = {**task.fingerprint, "inputs": asked}
+    fingerprint = {**task.fingerprint(), "inputs": asked}
     if resume and (told := complete(output, fingerprint)) is not None:
         Journal(output, fingerprint, resume=False).discard()  # a run killed at its very end leaves its folder
         tell(f"{output} is complete: {told['inputs']:,} files, {told['failed']:,} failed; nothing to do")
@@ -222,7 +222,7 @@ def to_folder(task: Task, inputs: Iterable[Input], root: str, folder: Path, repo
     state = folder / STATE_FOLDER
     lock = locked(state, f"{folder}: another run is writing into it; wait for that or name another folder")
     try:
-        since = _begin_folder(state, {**task.fingerprint, "mirrors": root}, resume=resume)
+        since = _begin_folder(state, {**task.fingerprint(), "mirrors": root}, resume=resume)
         plan = Plan(state / "inputs.jsonl")
         plan.write(reporter.finding(inputs))
         reporter.start(plan)

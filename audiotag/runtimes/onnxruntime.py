@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import json
+import platform
+import tempfile
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from ..config import FrontendConfig, NetworkConfig
 from ..errors import MissingDependencyError
+from .compiled import CompiledFiles, state_digest
 from .graph import INPUT, network_model
 from .looped import Form, LoopedRuntime, Run, dealt, stacked
 
@@ -51,6 +56,11 @@ def _numbers(version: str) -> tuple[int, ...]:
 class OnnxRuntime(LoopedRuntime):
     """Runs a network in onnxruntime on the CPU; see `LoopedRuntime` for the parameters.
 
+    Parameters
+    ----------
+    cache : bool
+        Keep optimised networks on disk where that saves time, see `audiotag.runtimes.compiled`.
+
     Raises
     ------
     MissingDependencyError
@@ -67,26 +77,17 @@ class OnnxRuntime(LoopedRuntime):
         frontend: FrontendConfig,
         *,
         threads: int | None = None,
+        cache: bool = True,
     ) -> None:
         load_library()
         super().__init__(state, network, frontend, threads=threads)
+        # The blocked layout doubles MN's speed; around kernels that are computed it costs more than it gives. A graph
+        # in it depends on the CPU, and is small: only the others are kept.
+        self._blocked = network.architecture != "dymn"
+        self._files = CompiledFiles("onnxruntime") if cache and not self._blocked else None
 
     def _compile(self, form: Form) -> Run:
-        onnxruntime = load_library()
-        model = network_model(
-            self._state, self._network, mels=self._frontend.n_mels, frames=form.frames, outputs=form.outputs
-        )
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = self.threads if form.requests == 1 else 1
-        options.inter_op_num_threads = 1
-        options.log_severity_level = ONLY_FATAL
-        # Threads that spin between windows would take the cores from the log-mel and from other programs.
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        # The blocked layout doubles MN's speed; around kernels that are computed it costs more than it gives.
-        level = onnxruntime.GraphOptimizationLevel
-        dynamic = self._network.architecture == "dymn"
-        options.graph_optimization_level = level.ORT_ENABLE_EXTENDED if dynamic else level.ORT_ENABLE_ALL
-        session = onnxruntime.InferenceSession(model, options, providers=PROVIDERS)
+        session = self._session(load_library(), form)
         names = list(form.outputs)
 
         def one(window: np.ndarray) -> list[np.ndarray]:
@@ -111,3 +112,44 @@ class OnnxRuntime(LoopedRuntime):
             return stacked(rows, names)
 
         return run
+
+    def _session(self, onnxruntime: Any, form: Form) -> Any:
+        """Return the optimised network, from the disk if it was kept there."""
+        level = onnxruntime.GraphOptimizationLevel
+        optimise = level.ORT_ENABLE_ALL if self._blocked else level.ORT_ENABLE_EXTENDED
+
+        def session(model: bytes, level: Any, kept: str = "") -> Any:
+            options = onnxruntime.SessionOptions()
+            options.intra_op_num_threads = self.threads if form.requests == 1 else 1
+            options.inter_op_num_threads = 1
+            options.log_severity_level = ONLY_FATAL
+            # Threads that spin between windows would take the cores from the log-mel and from other programs.
+            options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+            options.graph_optimization_level = level
+            options.optimized_model_filepath = kept
+            return onnxruntime.InferenceSession(model, options, providers=PROVIDERS)
+
+        def graph() -> bytes:
+            return network_model(
+                self._state, self._network, mels=self._frontend.n_mels, frames=form.frames, outputs=form.outputs
+            )
+
+        if self._files is None:
+            return session(graph(), optimise)
+        described = [state_digest(self._state), repr(self._network), self._frontend.n_mels, form.outputs, form.frames]
+        key = json.dumps([onnxruntime.__version__, platform.machine(), *described], default=str)
+        optimised = self._files.read(key)
+        if optimised is not None:
+            try:
+                return session(optimised, level.ORT_DISABLE_ALL)
+            except Exception:  # whatever it dislikes about the file, optimising anew is the answer
+                self._files.forget(key)
+        model = graph()
+        try:
+            with tempfile.TemporaryDirectory(prefix="audiotag-") as folder:
+                kept = Path(folder) / "model.onnx"
+                made = session(model, optimise, str(kept))
+                self._files.write(key, kept.read_bytes())
+            return made
+        except Exception:  # a disk that cannot be written; what is wrong with the network shows again
+            return session(model, optimise)
