@@ -78,7 +78,9 @@ class Run:
             "batch_size": 1,
             "fingerprint": {"checkpoint": {"sha256": "0"}, "options": {"threshold": None, "format": form_name}},
         }
-        return Task(**(values | changes))
+        values |= changes
+        told = values["fingerprint"]
+        return Task(**values | {"fingerprint": lambda: told})
 
     def file(self, output: Path, *args: Any, resume: bool = False, asked: Any = None, **options: Any) -> int:
         asked = asked or {"paths": [str(self.inputs)]}

@@ -191,7 +191,7 @@ def test_without_torch_it_equals_the_definition(name, threads):
     assert found.dtype == np.float32
     assert found.shape == (2, 1, config.n_mels, n_frames(40_000, config))
     for one, wave in zip(found[:, 0], waves, strict=True):
-        np.testing.assert_allclose(one, slow_log_mel(wave, config), atol=3e-5)
+        np.testing.assert_allclose(one, slow_log_mel(wave, config), atol=5e-5)  # float32, as near as torch comes
 
 
 def test_without_torch_it_equals_the_torch_form_on_real_audio(shared_dir):

@@ -267,6 +267,7 @@ def run_embed(args: argparse.Namespace) -> int:
     speed = _speed(args, tagger)
     tagger.embed_each([], **analysis, **speed)
     features = sum(tagger.layers[layer] for layer in layers)
+    settings = {"format": form.name, "per": args.per, **analysis}
     about = About("embeddings", fmax_hz=tagger.config.frontend.fmax_hz, features=features, per=args.per)
     task = Task(
         analyse=lambda sources, progress: tagger.embed_each(sources, **analysis, **speed, progress=progress),
@@ -275,7 +276,7 @@ def run_embed(args: argparse.Namespace) -> int:
         suffix=form.suffix,
         one_input="npy with --per window" if form.name == "npy" and args.per == "window" else None,
         batch_size=speed["batch_size"],
-        fingerprint=lambda: fingerprint(args, tagger, {"format": form.name, "per": args.per, **analysis}, speed["batch_size"]),
+        fingerprint=lambda: fingerprint(args, tagger, settings, speed["batch_size"]),
     )
     return run(args, inputs, task, target, text=False)
 

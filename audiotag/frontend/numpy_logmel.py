@@ -1,7 +1,8 @@
 """The frontend without torch: waveform to log-mel in numpy, on a few threads.
 
 numpy's real FFT of chunks that fit the caches is about as fast as a mixed-radix transform made of BLAS products, and
-far simpler. numpy lets go of the interpreter's lock in it (numpy >= 2 transforms in float32, older ones in float64),
+far simpler. numpy >= 2 transforms float32 in float32 if a scale is asked for, and in float64, half as fast, if none is;
+the filters take the scale back. Older ones always transform in float64. numpy lets go of the interpreter's lock in it,
 so threads share the chunks. A chunk holds the same frames whatever the number of threads: so does the result.
 """
 
@@ -18,6 +19,7 @@ from ..errors import InvalidInputError
 from .mel import LOG_FLOOR, LOG_SCALE, LOG_SHIFT, PREEMPHASIS, hann_window, mel_groups, min_samples, n_frames
 
 CHUNK_FRAMES = 64
+INTO_GIVEN = np.lib.NumpyVersion(np.__version__) >= "2.0.0"  # whether the FFT writes where it is told
 MAX_THREADS = 4  # beyond that, handing out the work costs more than it saves
 
 _pool: ThreadPoolExecutor | None = None
@@ -60,7 +62,7 @@ class NumpyLogMel:
             (
                 group.bands,
                 slice(2 * group.bins.start, 2 * group.bins.stop),
-                np.ascontiguousarray(np.repeat(group.weights, 2, axis=1).T),
+                np.ascontiguousarray(np.repeat(group.weights, 2, axis=1).T) * np.float32(config.n_fft) ** 2,
             )
             for group in mel_groups(config)
         ]
@@ -85,10 +87,11 @@ class NumpyLogMel:
 
         def work(some: list[tuple[int, int]]) -> None:
             padded = np.zeros((CHUNK_FRAMES, config.n_fft), np.float32)
+            spectrum = np.empty((CHUNK_FRAMES, config.n_fft // 2 + 1), np.complex64)
             mel = np.empty((CHUNK_FRAMES, config.n_mels), np.float32)
             for i, first in some:
                 stop = min(first + CHUNK_FRAMES, count)
-                self._log_mel(frames[i, first:stop], padded, mel, logmel[i, 0, :, first:stop])
+                self._log_mel(frames[i, first:stop], padded, spectrum, mel, logmel[i, 0, :, first:stop])
 
         threads = min(self.threads, len(chunks))
         others = [_shared_pool().submit(work, chunks[i::threads]) for i in range(1, threads)]
@@ -111,11 +114,16 @@ class NumpyLogMel:
         windows = np.lib.stride_tricks.sliding_window_view(x[:, unwindowed:], config.window_samples, axis=1)
         return windows[:, :: config.hop_samples][:, :count]
 
-    def _log_mel(self, frames: np.ndarray, padded: np.ndarray, mel: np.ndarray, out: np.ndarray) -> None:
+    def _log_mel(
+        self, frames: np.ndarray, padded: np.ndarray, spectrum: np.ndarray, mel: np.ndarray, out: np.ndarray
+    ) -> None:
         """Compute log-mel of `frames` (frames, window) into `out` (mels, frames); `padded` ends in zeros."""
-        padded, mel = padded[: len(frames)], mel[: len(frames)]
+        padded, spectrum, mel = padded[: len(frames)], spectrum[: len(frames)], mel[: len(frames)]
         np.multiply(frames, self._window, out=padded[:, : self.config.window_samples])
-        spectrum = np.fft.rfft(padded, axis=1).astype(np.complex64, copy=False)
+        if INTO_GIVEN:
+            np.fft.rfft(padded, axis=1, norm="forward", out=spectrum)
+        else:
+            spectrum[:] = np.fft.rfft(padded, axis=1, norm="forward")
         squares = spectrum.view(np.float32)  # (frames, 2 bins): real and imaginary parts
         np.multiply(squares, squares, out=squares)
         for bands, columns, filters in self._groups:

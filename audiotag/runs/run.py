@@ -50,7 +50,8 @@ class Task:
     batch_size : int
         Only a run that starts at a multiple of it, counted in sources, repeats another's scores bit for bit.
     fingerprint : callable
-        To everything that decides what is written about an input, JSON-ready; asked only where a run can be gone on with.
+        Gathers everything that decides what is written about an input, JSON-ready; called only for an output that can
+        be resumed.
     """
 
     analyse: Callable[[Iterable[Any], Callable[..., None]], Iterator[tuple[Any, Any]]]
