@@ -58,12 +58,8 @@ class NumpyLogMel:
         self.config = config
         self.threads = max(1, min(threads, MAX_THREADS))
         self._window = hann_window(config).astype(np.float32)
-        self._groups = [  # bands, columns of the squared parts, filters (columns, bands)
-            (
-                group.bands,
-                slice(2 * group.bins.start, 2 * group.bins.stop),
-                np.ascontiguousarray(np.repeat(group.weights, 2, axis=1).T) * np.float32(config.n_fft) ** 2,
-            )
+        self._groups = [  # bands, bins, filters (bins, bands)
+            (group.bands, group.bins, np.ascontiguousarray(group.weights.T) * np.float32(config.n_fft) ** 2)
             for group in mel_groups(config)
         ]
 
@@ -86,12 +82,15 @@ class NumpyLogMel:
         chunks = [(i, first) for i in range(batch) for first in range(0, count, CHUNK_FRAMES)]
 
         def work(some: list[tuple[int, int]]) -> None:
-            padded = np.zeros((CHUNK_FRAMES, config.n_fft), np.float32)
-            spectrum = np.empty((CHUNK_FRAMES, config.n_fft // 2 + 1), np.complex64)
-            mel = np.empty((CHUNK_FRAMES, config.n_mels), np.float32)
+            buffers = (
+                np.zeros((CHUNK_FRAMES, config.n_fft), np.float32),
+                np.empty((CHUNK_FRAMES, config.n_fft // 2 + 1), np.complex64),
+                np.empty((CHUNK_FRAMES, config.n_fft // 2 + 1), np.float32),
+                np.empty((CHUNK_FRAMES, config.n_mels), np.float32),
+            )
             for i, first in some:
                 stop = min(first + CHUNK_FRAMES, count)
-                self._log_mel(frames[i, first:stop], padded, spectrum, mel, logmel[i, 0, :, first:stop])
+                self._log_mel(frames[i, first:stop], logmel[i, 0, :, first:stop], *buffers)
 
         threads = min(self.threads, len(chunks))
         others = [_shared_pool().submit(work, chunks[i::threads]) for i in range(1, threads)]
@@ -114,11 +113,12 @@ class NumpyLogMel:
         windows = np.lib.stride_tricks.sliding_window_view(x[:, unwindowed:], config.window_samples, axis=1)
         return windows[:, :: config.hop_samples][:, :count]
 
-    def _log_mel(
-        self, frames: np.ndarray, padded: np.ndarray, spectrum: np.ndarray, mel: np.ndarray, out: np.ndarray
-    ) -> None:
-        """Compute log-mel of `frames` (frames, window) into `out` (mels, frames); `padded` ends in zeros."""
-        padded, spectrum, mel = padded[: len(frames)], spectrum[: len(frames)], mel[: len(frames)]
+    def _log_mel(self, frames: np.ndarray, out: np.ndarray, *buffers: np.ndarray) -> None:
+        """Compute log-mel of `frames` (frames, window) into `out` (mels, frames).
+
+        `buffers` hold as many frames or more: padded ones, which end in zeros, spectrum, power and mel.
+        """
+        padded, spectrum, power, mel = (buffer[: len(frames)] for buffer in buffers)
         np.multiply(frames, self._window, out=padded[:, : self.config.window_samples])
         if INTO_GIVEN:
             np.fft.rfft(padded, axis=1, norm="forward", out=spectrum)
@@ -126,8 +126,9 @@ class NumpyLogMel:
             spectrum[:] = np.fft.rfft(padded, axis=1, norm="forward")
         squares = spectrum.view(np.float32)  # (frames, 2 bins): real and imaginary parts
         np.multiply(squares, squares, out=squares)
-        for bands, columns, filters in self._groups:
-            np.matmul(squares[:, columns], filters, out=mel[:, bands])
+        np.add(squares[:, ::2], squares[:, 1::2], out=power)
+        for bands, bins, filters in self._groups:
+            np.matmul(power[:, bins], filters, out=mel[:, bands])
         mel += np.float32(LOG_FLOOR * math.exp(LOG_SHIFT))
         np.log(mel, out=mel)
         np.multiply(mel.T, np.float32(1 / LOG_SCALE), out=out)
