@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
-from .checks import HIGHEST_RATE_HZ, LOWEST_RATE_HZ, one_of, shown
+from .checks import HIGHEST_RATE_HZ, LOWEST_RATE_HZ, one_of, shown, span_samples
 from .errors import InvalidInputError
 
 N_AUDIOSET_LABELS = 527
@@ -205,7 +205,28 @@ class CheckpointConfig:
 
     @property
     def window_samples(self) -> int:
+        """Length of the window that the network sees, in samples."""
         return round(self.window_s * self.frontend.sample_rate_hz)
+
+    def window_and_hop(self, window_s: float | None = None, hop_s: float | None = None) -> tuple[int, int]:
+        """Convert a window's length and the step between windows from seconds to samples.
+
+        Parameters
+        ----------
+        window_s : float, optional
+            In (0, `window_s` of the checkpoint]; None: the checkpoint's.
+        hop_s : float, optional
+            In (0, window]; None: one window.
+
+        Raises
+        ------
+        InvalidInputError
+            A length is out of range.
+        """
+        window, rate_hz = self.window_samples, self.frontend.sample_rate_hz
+        if window_s is not None:
+            window = span_samples(window_s, window, rate_hz, "window_s")
+        return window, window if hop_s is None else span_samples(hop_s, window, rate_hz, "hop_s")
 
     def to_dict(self) -> dict[str, Any]:
         """Make a plain JSON-ready dictionary; ``from_dict`` reverses it."""

@@ -9,6 +9,7 @@ import numpy as np
 
 from ..errors import AudiotagError
 from ..frontend.windows import Window
+from ..results.embeddings import WindowEmbeddings
 from .frames import Shown
 from .sources import Begun, Ended
 
@@ -75,6 +76,10 @@ class Analysis:
         self.rows.clear()
         stacked.flags.writeable = False
         return stacked
+
+    def embeddings(self) -> WindowEmbeddings:
+        """Make embeddings of rows that are feature vectors; takes the rows, as `stacked` does."""
+        return WindowEmbeddings(self.stacked(), np.array(self.start_s), np.array(self.end_s), self.warnings)
 
 
 @dataclass(frozen=True)

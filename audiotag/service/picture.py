@@ -28,16 +28,14 @@ class _Columns:
         self._held: list[np.ndarray] = []  # (..., n)
         self._n_held = 0
 
-    def push(self, items: np.ndarray, *, last: bool = False) -> tuple[int, int, np.ndarray] | None:
-        """Position and width of the columns that are complete, and their items (..., columns, width)."""
+    def push(self, items: np.ndarray) -> tuple[int, int, np.ndarray] | None:
+        """Take items (..., n); returns position and width of the columns they complete, and their items.
+
+        The items are (..., columns, width); None where no column is complete.
+        """
         self._held.append(items)
         self._n_held += items.shape[-1]
         n = self._n_held // self.width
-        if last and self._n_held % self.width:
-            short = self.width - self._n_held % self.width
-            filled = np.concatenate(self._held, axis=-1)
-            self._held = [np.concatenate([filled, np.repeat(filled[..., -1:], short, axis=-1)], axis=-1)]
-            n += 1
         if n == 0:
             return None
         whole = np.concatenate(self._held, axis=-1)
@@ -50,6 +48,13 @@ class _Columns:
         if self._out >= self._most:
             self.width, self._out = 2 * self.width, self._most // 2
         return found
+
+    def finish(self) -> tuple[int, int, np.ndarray] | None:
+        """Complete the last column by repeating the last item."""
+        if not self._n_held:
+            return None
+        last = np.concatenate(self._held, axis=-1)[..., -1:]
+        return self.push(np.repeat(last, -self._n_held % self.width, axis=-1))
 
 
 class Picture:
@@ -86,10 +91,7 @@ class Picture:
 
     def finish(self) -> dict[str, Any]:
         """Strips of what is left."""
-        nothing = np.empty(0, np.float32)
-        mels = self._mel._held[0].shape[0] if self._mel._held else 0
-        mel = self._mel.push(np.empty((mels, 0), np.float32), last=True)
-        return self._strips(mel, self._wave.push(nothing, last=True))
+        return self._strips(self._mel.finish(), self._wave.finish())
 
     def _strips(self, mel: Any, wave: Any) -> dict[str, Any]:
         strips: dict[str, Any] = {}

@@ -86,7 +86,8 @@ class Job:
     def __init__(self, service: Service, tagger: Tagger, task: tasks.Task, body: Body, request: Request) -> None:
         self._service, self._tagger, self._task, self._body, self._request = service, tagger, task, body, request
 
-    def _recording(self, upload: Upload, watch: Any = None) -> Recording:
+    def recording(self, upload: Upload, watch: Any = None) -> Recording:
+        """Make the worker's piece of work of a file."""
         config, task = self._tagger.config, self._task
         return Recording(
             upload.source,
@@ -101,8 +102,8 @@ class Job:
             keep=task.kind == "analysis",
         )
 
-    async def _analysis(self, recording: Recording) -> Analysis:
-        """A recording's analysis; a client that goes away cancels it."""
+    async def analyse(self, recording: Recording) -> Analysis:
+        """Wait for a recording's analysis; a client that goes away cancels it."""
         worker = self._service.worker
         worker.submit(recording)
         gone = asyncio.ensure_future(self._gone())
@@ -127,9 +128,9 @@ class Job:
         """The answer, once all is done."""
         records, form = [], self._body.is_form
         for upload in self._body.uploads:
-            recording = self._recording(upload)
+            recording = self.recording(upload)
             try:
-                records.append(self._task.describe(await self._analysis(recording)))
+                records.append(self._task.describe(await self.analyse(recording)))
             except AudiotagError as error:
                 if not form:
                     raise problem_of(error, opened=recording.begun) from error
@@ -161,8 +162,8 @@ class Job:
         def watch(one: Scored) -> None:
             loop.call_soon_threadsafe(scored.put_nowait, one)
 
-        recording = self._recording(upload, watch)
-        analysis = asyncio.ensure_future(self._analysis(recording))
+        recording = self.recording(upload, watch)
+        analysis = asyncio.ensure_future(self.analyse(recording))
         picture: Picture | None = None
         told = loop.time() if self._task.kind != "analysis" else 0.0
         try:
@@ -241,10 +242,11 @@ async def hugging_face(request: Request) -> Response:
         if function not in ("sigmoid", "softmax", "none"):
             raise Problem(422, f"function_to_apply must be sigmoid, softmax or none, got {function!r:.80}")
         tagger = service.tagger()
-        job = Job(service, tagger, tasks.scores_task(tagger), Body([upload]), request)
-        recording = job._recording(upload)
+        task = tasks.scores_task(tagger)
+        job = Job(service, tagger, task, Body([upload]), request)
+        recording = job.recording(upload)
         try:
-            scores = job._task.describe(await job._analysis(recording))["scores"]
+            scores = task.describe(await job.analyse(recording))["scores"]
         except AudiotagError as error:
             raise problem_of(error, opened=recording.begun) from error
     shown = _applied(scores, function)

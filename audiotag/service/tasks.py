@@ -6,10 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from ..outputs.records import embedding_record, event_record, plain, tag_record
-from ..results.embeddings import WindowEmbeddings
 from ..results.prediction import Prediction
 
 if TYPE_CHECKING:
@@ -92,12 +89,12 @@ def _of_prediction(
     describe: Callable[[Prediction], dict[str, Any]],
     aggregate: str,
 ) -> Task:
-    window, hop = tagger._spans(options["window"], options["hop"])
+    window, hop = tagger.config.window_and_hop(options["window"], options["hop"])
     rolled = options.get("roll_up", False)
     describe(Prediction.silent(tagger.labels, tagger.thresholds))  # what is wrong with the options shows now
 
     def record(analysis: Analysis) -> dict[str, Any]:
-        prediction = tagger._prediction(analysis, window, hop, aggregate)
+        prediction = tagger.prediction(analysis, window, hop, aggregate)
         return describe(prediction.roll_up() if rolled else prediction)
 
     return Task(window, hop, None, record, kind, options.get("format", "json"))
@@ -105,17 +102,14 @@ def _of_prediction(
 
 def embed_task(tagger: Tagger, options: dict[str, Any]) -> Task:
     """`/v1/embed`."""
-    layers = tagger._layers(options["layer"] or ["embedding"])
-    hop = tagger._spans(None, options["hop"])[1]
+    layers = tagger.layer_names(options["layer"] or ["embedding"])
+    window, hop = tagger.config.window_and_hop(None, options["hop"])
     per = options["per"]
 
     def record(analysis: Analysis) -> dict[str, Any]:
-        found = WindowEmbeddings(
-            analysis.stacked(), np.array(analysis.start_s), np.array(analysis.end_s), analysis.warnings
-        )
-        return dict(plain(embedding_record(analysis.name, found, per=per), per=per))
+        return dict(plain(embedding_record(analysis.name, analysis.embeddings(), per=per), per=per))
 
-    return Task(tagger.config.window_samples, hop, layers, record, "embeddings")
+    return Task(window, hop, layers, record, "embeddings")
 
 
 def scores_task(tagger: Tagger) -> Task:
