@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 def models_of(tagger: Tagger, limits: Limits) -> dict[str, Any]:
-    """The checkpoint that is served, in the list form that OpenAI's clients read."""
+    """Describe the checkpoint that is served, in the list form that OpenAI's clients read."""
     config = tagger.config
     frontend = config.frontend
     model = {
@@ -42,7 +42,7 @@ def models_of(tagger: Tagger, limits: Limits) -> dict[str, Any]:
 
 
 def labels_of(tagger: Tagger, words: str) -> list[dict[str, Any]]:
-    """Labels whose names contain the words, as `audiotag labels --format json` writes them, with all that is above."""
+    """List labels whose names contain the words, as `audiotag labels --format json` does, with all that is above."""
     labels = tagger.labels
     return [
         {

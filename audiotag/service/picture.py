@@ -19,7 +19,7 @@ LOWEST, HIGHEST = -1.5, 2.5  # log-mel drawn as 0 and 255: ln(1e-5) is -1.4 afte
 
 
 class _Columns:
-    """Averages or extremes over columns of so many items; the width doubles whenever `most` columns are out."""
+    """Items gathered into columns of `width`, which doubles whenever `most` columns are out."""
 
     def __init__(self, width: int, most: int) -> None:
         self.width, self._most = width, most
@@ -76,7 +76,7 @@ class Picture:
         self._frames = 0
 
     def add(self, window: Window, logmel: np.ndarray, samples: np.ndarray) -> dict[str, Any]:
-        """Strips that a window completes: its frames and samples that no window before it had.
+        """Return the strips that a window completes, by frames and samples that no window before it had.
 
         Parameters
         ----------
@@ -90,7 +90,7 @@ class Picture:
         return self._strips(self._mel.push(frames), self._wave.push(samples))
 
     def finish(self) -> dict[str, Any]:
-        """Strips of what is left."""
+        """Return the strips of what is left."""
         return self._strips(self._mel.finish(), self._wave.finish())
 
     def _strips(self, mel: Any, wave: Any) -> dict[str, Any]:
@@ -116,7 +116,7 @@ class Picture:
 
 
 def on_host(array: Any) -> np.ndarray:
-    """A runtime's array as numpy."""
+    """Copy a runtime's array to numpy."""
     return np.asarray(array.cpu() if hasattr(array, "cpu") else array)
 
 
@@ -125,5 +125,5 @@ def _base64(array: np.ndarray) -> str:
 
 
 def scores_base64(rows: list[np.ndarray]) -> str:
-    """Rows of scores as base64 of little-endian float32, row after row."""
+    """Encode rows of scores as base64 of little-endian float32, row after row."""
     return _base64(np.stack(rows).astype("<f4"))

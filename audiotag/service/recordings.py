@@ -40,6 +40,8 @@ def json_response(plain: Any, status: int = 200, headers: dict[str, str] | None 
 
 
 def endpoint(known: tuple[opts.Option, ...], make_task: Any) -> Any:
+    """Make the handler of requests that `make_task` makes a task of."""
+
     async def handle(request: Request) -> Response:
         service: Service = request.app.state.service
         pairs = request.query_params.multi_items()
@@ -81,7 +83,7 @@ async def _closing(lines: AsyncGenerator[bytes, None], stack: contextlib.ExitSta
 
 
 class Job:
-    """A request's files on their way through the worker."""
+    """The files of one request on their way through the worker."""
 
     def __init__(self, service: Service, tagger: Tagger, task: tasks.Task, body: Body, request: Request) -> None:
         self._service, self._tagger, self._task, self._body, self._request = service, tagger, task, body, request
@@ -125,7 +127,7 @@ class Job:
             pass
 
     async def whole(self) -> Response:
-        """The answer, once all is done."""
+        """Answer once all files are done."""
         records, form = [], self._body.is_form
         for upload in self._body.uploads:
             recording = self.recording(upload)
@@ -150,7 +152,7 @@ class Job:
         return Response(file.getvalue().encode("utf-8", "backslashreplace"), headers={"content-type": content_type})
 
     async def lines(self) -> AsyncGenerator[bytes, None]:
-        """A line for each step of the work, then each file's record."""
+        """Yield a line for each step of the work, then each file's record."""
         for upload in self._body.uploads:
             async for plain in self._steps(upload):
                 yield (dumps(plain) + "\n").encode()
@@ -210,7 +212,7 @@ class Job:
 
 
 def _windows(some: list[Scored], rate_hz: int, picture: Picture) -> dict[str, Any]:
-    """Windows as a line of `/v1/analyze` has them."""
+    """Write windows as a line of `/v1/analyze` has them."""
     strips = [
         picture.add(one.window, one.logmel, one.samples)
         for one in some
@@ -225,7 +227,7 @@ def _windows(some: list[Scored], rate_hz: int, picture: Picture) -> dict[str, An
 
 
 async def hugging_face(request: Request) -> Response:
-    """`/v1/audio/classification`, as Hugging Face's inference clients ask."""
+    """Answer `/v1/audio/classification`, as Hugging Face's inference clients ask."""
     service: Service = request.app.state.service
     for name in request.query_params:
         opts.parse([(name, "")], ())
@@ -255,7 +257,7 @@ async def hugging_face(request: Request) -> Response:
 
 
 def _applied(scores: np.ndarray, function: str) -> np.ndarray:
-    """Sigmoid scores as they are, or their logits, or the softmax of these."""
+    """Return sigmoid scores as they are, or their logits, or the softmax of these."""
     if function == "sigmoid":
         return scores
     inside = np.clip(scores.astype(np.float64), 1e-30, 1 - 1e-12)

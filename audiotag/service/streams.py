@@ -51,7 +51,7 @@ CLOSE_GOING_AWAY, CLOSE_POLICY, CLOSE_OVERLOADED = 1001, 1008, 1013
 
 
 class Ended(Exception):
-    """A stream ends, with an error for the client."""
+    """Raised to end a stream with an error for the client."""
 
     def __init__(self, detail: str, code: int = CLOSE_POLICY, kind: str = "invalid") -> None:
         super().__init__(detail)
@@ -86,7 +86,7 @@ async def _last_words(websocket: WebSocket, message: dict[str, Any], code: int) 
 
 
 class LiveStream:
-    """One client's stream."""
+    """One client's stream: it reads samples, hands them to the worker, and sends what comes back."""
 
     def __init__(self, websocket: WebSocket, service: Service) -> None:
         self._websocket, self._service = websocket, service
@@ -96,10 +96,12 @@ class LiveStream:
         self._told_lag = 0.0
 
     def close(self) -> None:
+        """Take the stream away from the worker."""
         if self._feed is not None:
             self._service.worker.remove_feed(self._feed)
 
     async def run(self) -> None:
+        """Serve the stream from its ``start`` to its ``done``."""
         options = await self._start()
         sender = asyncio.create_task(self._send_results())
         reader = asyncio.create_task(self._read(options))
@@ -137,7 +139,7 @@ class LiveStream:
         return dict(message)
 
     async def _control(self) -> dict[str, Any] | bytes:
-        """The next message: an object with a type, or samples."""
+        """Receive the next message: an object with a type, or samples."""
         message = await self._receive()
         if message.get("bytes") is not None:
             return bytes(message["bytes"])

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Task:
-    """One kind of work, as options made it.
+    """What a request wants of each of its recordings.
 
     Attributes
     ----------
@@ -41,7 +41,7 @@ class Task:
 
 
 def tag_task(tagger: Tagger, options: dict[str, Any]) -> Task:
-    """`/v1/tag`."""
+    """Make the task of `/v1/tag`."""
     chosen = {
         "k": options["top"],
         "threshold": options["threshold"],
@@ -53,13 +53,13 @@ def tag_task(tagger: Tagger, options: dict[str, Any]) -> Task:
 
 
 def event_task(tagger: Tagger, options: dict[str, Any]) -> Task:
-    """`/v1/events`."""
+    """Make the task of `/v1/events`."""
     chosen = event_options(options)
     return _of_prediction(tagger, "events", options, lambda p: event_record(p, **chosen), "max")
 
 
 def analysis_task(tagger: Tagger, options: dict[str, Any]) -> Task:
-    """`/v1/analyze`: tags and events together; scores, waveform and log-mel come while the work goes on."""
+    """Make the task of `/v1/analyze`: tags and events; scores, waveform and log-mel come while the work goes on."""
     tags = {"k": options["top"], "include": options["include"], "exclude": options["exclude"]}
     events = event_options(options)
 
@@ -70,7 +70,7 @@ def analysis_task(tagger: Tagger, options: dict[str, Any]) -> Task:
 
 
 def event_options(options: dict[str, Any]) -> dict[str, Any]:
-    """Arguments of `Prediction.events`."""
+    """Translate a request's options to the arguments of `Prediction.events`."""
     return {
         "on": options["on"],
         "off": options["off"],
@@ -113,6 +113,6 @@ def embed_task(tagger: Tagger, options: dict[str, Any]) -> Task:
 
 
 def scores_task(tagger: Tagger) -> Task:
-    """The clip's scores alone, for `/v1/audio/classification`."""
+    """Make the task of `/v1/audio/classification`: the clip's scores alone."""
     window = tagger.config.window_samples
     return Task(window, window, None, lambda analysis: {"scores": analysis.stacked().max(0)}, "scores")

@@ -70,6 +70,7 @@ class Worker:
     # -- for other threads -------------------------------------------------------------------------------------
 
     def start(self) -> None:
+        """Start the network's thread, which loads the tagger first."""
         self._thread.start()
 
     def stop(self) -> None:
@@ -84,6 +85,7 @@ class Worker:
 
     @property
     def loaded(self) -> bool:
+        """Whether the tagger is loaded."""
         return self.tagger is not None
 
     @property
@@ -134,10 +136,12 @@ class Worker:
             self._changed.notify_all()
 
     def add_feed(self, feed: Feed) -> None:
+        """Take a stream, whose audio `push` brings."""
         with self._changed:
             self._feeds.append(feed)
 
     def remove_feed(self, feed: Feed) -> None:
+        """Forget a stream and the audio of it that waits."""
         with self._changed:
             feed.pending.clear()
             feed.pending_s = 0.0
@@ -145,7 +149,7 @@ class Worker:
                 self._feeds.remove(feed)
 
     def push(self, feed: Feed, samples: np.ndarray | None) -> float:
-        """Take a stream's next samples (channels, n), or None for its end; the seconds now waiting."""
+        """Take a stream's next samples (channels, n), or None for its end; returns the seconds now waiting."""
         now = time.monotonic()
         with self._changed:
             if samples is None:
@@ -160,7 +164,7 @@ class Worker:
     # -- decoding ----------------------------------------------------------------------------------------------
 
     def _feed_decoder(self, recording: Recording) -> None:
-        """Have a recording decoded further if it runs low; under the lock."""
+        """Have a recording decoded further if few of its windows wait; under the lock."""
         ahead = max(1, AHEAD // max(1, len(self._recordings)))
         if recording.decoding or recording.ended or len(recording.waiting) >= ahead or self._stopping:
             return
@@ -237,7 +241,7 @@ class Worker:
             return any(feed.pending and feed.is_live for feed in self._feeds)
 
     def _next(self) -> Feed | list[tuple[Recording, Window]] | None:
-        """A live stream's audio, else the next window of each recording in turn; under the lock."""
+        """Choose what runs next: a live stream's audio, else windows of each recording in turn; under the lock."""
         for _ in range(len(self._feeds)):
             feed = self._feeds[0]
             self._feeds.rotate(-1)
@@ -254,7 +258,7 @@ class Worker:
         return self._next_batch() or ahead
 
     def _next_batch(self) -> list[tuple[Recording, Window]]:
-        """Windows that wait, of each recording in turn, that one run of the network can take."""
+        """Take windows that wait, of each recording in turn, that one run of the network can hold."""
         batch: list[tuple[Recording, Window]] = []
         size = self._engine.runtime.default_batch
         rounds = 1
@@ -283,7 +287,7 @@ class Worker:
         return (one.layers, one.window, one.hop) == (other.layers, other.window, other.hop)
 
     def _settle(self, recording: Recording) -> bool:
-        """Whether a recording is through; its future then has the outcome."""
+        """Give a recording that is through its outcome, and return whether it is."""
         if recording.cancelled and not recording.decoding:
             recording.close()
             recording.done.set_exception(CancelledWork())
