@@ -6,11 +6,12 @@ import math
 import os
 import sys
 from collections.abc import Iterable, Sequence
+from importlib import import_module
 from typing import Any
 
 import numpy as np
 
-from .errors import InvalidInputError
+from .errors import InvalidInputError, MissingDependencyError
 
 LOWEST_RATE_HZ = 1_000
 HIGHEST_RATE_HZ = 10_000_000
@@ -33,6 +34,21 @@ def checked_sources(sources: Iterable[Any]) -> Iterable[Any]:
             "a list is a list of recordings; give one recording's samples as numpy.asarray(samples)"
         )
     return sources
+
+
+def imported(message: str, *modules: str) -> Any:
+    """Import modules of a package that may not be installed, and return the first of them.
+
+    Raises
+    ------
+    MissingDependencyError
+        With `message`, which says what needs the package and how to install it.
+    """
+    try:
+        first, *_ = [import_module(name) for name in modules]
+    except ImportError as error:
+        raise MissingDependencyError(message) from error
+    return first
 
 
 def positive(value: int | None, name: str) -> int | None:

@@ -17,7 +17,8 @@ from dataclasses import dataclass
 from queue import Empty, Queue
 from typing import Any
 
-from ..errors import AudiotagError, InvalidInputError, MissingDependencyError
+from ..checks import imported
+from ..errors import AudiotagError, InvalidInputError
 from .storage import pyarrow
 from .worker import Model, Work, Worker
 
@@ -55,22 +56,19 @@ class Cluster:
 
 
 def ray_module() -> Any:
-    """The module ray, with ray.data.
+    """Import ray, with ray.data.
 
     Raises
     ------
     MissingDependencyError
         It is not installed.
     """
-    try:
-        import ray
-        import ray.data
-    except ImportError as error:
-        raise MissingDependencyError(
-            'Ray is not installed: pip install "audiotag-dymn[ray]"; or give --shard 1/1, which uses the processors of '
-            "this machine without it"
-        ) from error
-    return ray
+    return imported(
+        'Ray is not installed: pip install "audiotag-dymn[ray]"; or give --shard 1/1, which uses the processors of '
+        "this machine without it",
+        "ray",
+        "ray.data",
+    )
 
 
 class RayWorker:

@@ -10,6 +10,7 @@ import numpy as np
 
 from ..errors import InvalidInputError
 from ..outputs.records import event_record, tag_record
+from ..results.prediction import Prediction
 from ..text import printable
 from .items import Item
 from .segments import Grid
@@ -17,7 +18,6 @@ from .storage import pyarrow
 
 if TYPE_CHECKING:
     from ..results.embeddings import WindowEmbeddings
-    from ..results.prediction import Prediction
     from ..tagger import Tagger
 
 KINDS = ("tags", "events", "embeddings")
@@ -77,10 +77,7 @@ class Options:
 
     def grid(self, tagger: Tagger) -> Grid:
         """Where windows lie."""
-        rate = tagger.sample_rate
-        window_s = tagger.config.window_s if self.window_s is None else self.window_s
-        hop_s = self._hop_s()
-        return Grid(round(window_s * rate), round((window_s if hop_s is None else hop_s) * rate), rate)
+        return Grid(*tagger.config.window_and_hop(self.window_s, self._hop_s()), tagger.sample_rate)
 
     def _hop_s(self) -> float | None:
         return EVENTS_HOP_S if self.hop_s is None and self.kind == "events" else self.hop_s
@@ -100,9 +97,7 @@ class Options:
         for _ in self.analyse(tagger, [], workers=1, progress=None):
             raise AssertionError
         if self.kind != "embeddings":
-            n_labels = len(tagger.labels)
-            scores = np.zeros((1, n_labels), np.float32)
-            self._record(_prediction_of(scores, tagger))
+            self._record(Prediction.silent(tagger.labels, tagger.thresholds))
 
     def analyse(
         self, tagger: Tagger, sources: Iterable[Item], *, workers: int, progress: Any
@@ -219,24 +214,6 @@ class Options:
 
 def _tags(record: dict[str, Any]) -> list[dict[str, Any]]:
     return [{"label": tag["index"], "score": tag["score"]} for tag in record["tags"]]
-
-
-def _prediction_of(scores: np.ndarray, tagger: Tagger) -> Prediction:
-    from ..results.prediction import Prediction
-
-    return Prediction(
-        scores=scores[0],
-        window_scores=scores,
-        window_start_s=np.zeros(1),
-        window_end_s=np.ones(1),
-        labels=tagger.labels,
-        source="",
-        duration_s=1.0,
-        checkpoint=tagger.config.name,
-        hop_s=1.0,
-        window_s=1.0,
-        aggregate="max",
-    )
 
 
 def table(rows: list[Row], schema: Any) -> Any:

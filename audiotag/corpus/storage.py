@@ -14,7 +14,8 @@ from collections.abc import Callable, Iterator
 from functools import lru_cache
 from typing import Any, NamedTuple, TypeVar
 
-from ..errors import AudioError, InvalidInputError, MissingDependencyError, OutputError
+from ..checks import imported
+from ..errors import AudioError, InvalidInputError, OutputError
 from ..files import write_whole
 
 FIRST_FETCH_BYTES = 1 << 18
@@ -38,20 +39,15 @@ def is_address(text: str) -> bool:
 
 
 def pyarrow() -> Any:
-    """The module pyarrow, with its file systems and Parquet.
+    """Import pyarrow, with its file systems and Parquet.
 
     Raises
     ------
     MissingDependencyError
         It is not installed.
     """
-    try:
-        import pyarrow
-        import pyarrow.fs
-        import pyarrow.parquet
-    except ImportError as error:
-        raise MissingDependencyError('a corpus needs pyarrow: pip install "audiotag-dymn[parquet]"') from error
-    return pyarrow
+    message = 'a corpus needs pyarrow: pip install "audiotag-dymn[parquet]"'
+    return imported(message, "pyarrow", "pyarrow.fs", "pyarrow.parquet")
 
 
 def locate(text: str) -> tuple[Place, str]:

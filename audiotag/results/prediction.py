@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..errors import InvalidInputError, MissingDependencyError
+from ..checks import imported
+from ..errors import InvalidInputError
 from ..labels.label_set import LabelLike, LabelSet
 from ..text import html_table, printable, printable_name, shortest, text_table
 from .events import OFF_RATIO, ON, Event, find_events, hop_scores
@@ -308,10 +309,7 @@ class Prediction:
         MissingDependencyError
             pandas is not installed.
         """
-        try:
-            import pandas as pd
-        except ImportError as error:
-            raise MissingDependencyError("to_frame needs pandas: pip install pandas") from error
+        pandas = imported("to_frame needs pandas: pip install pandas", "pandas")
         names, mids = np.array(self.labels.names, dtype=object), np.array(self.labels.mids, dtype=object)
         if windows:
             n_windows, n_labels = self.window_scores.shape
@@ -324,7 +322,7 @@ class Prediction:
         else:
             order, where = np.argsort(-self.scores, kind="stable"), {}
             scores = self.scores[order]
-        return pd.DataFrame(
+        return pandas.DataFrame(
             {"source": self.source, **where, "label": names[order], "score": scores, "index": order, "mid": mids[order]}
         )
 
