@@ -538,6 +538,7 @@ class Tagger:
             aggregate=aggregate,
             warnings=analysis.warnings,
             thresholds=self.thresholds,
+            frontend=self.config.frontend,
         )
 
 

@@ -286,7 +286,6 @@ def _speed(args: argparse.Namespace, tagger: Tagger) -> dict[str, Any]:
 
 def run_plot(args: argparse.Namespace) -> int:
     """Draw a recording."""
-    from ..frontend.overview import logmel_image
     from ..results import plot
     from ..runs.progress import tell
 
@@ -297,7 +296,6 @@ def run_plot(args: argparse.Namespace) -> int:
     tagger = load_tagger(args)
     labels = {"include": args.include, "exclude": args.exclude}
     tagger.labels.select(**labels)
-    frontend = tagger.config.frontend
     with ExitStack() as stack:
         source: Any = args.path
         if args.path == STDIN:  # it is read twice
@@ -308,11 +306,8 @@ def run_plot(args: argparse.Namespace) -> int:
         prediction = tagger.predict(source, hop_s=hop_s, window_s=args.window)
         if args.path == STDIN:
             source.seek(0)
-        image = logmel_image(source, duration_s=prediction.duration_s, frontend=frontend)
+        figure = prediction.plot(source, k=args.top or len(tagger.labels), **labels)
     for warning in prediction.warnings:
         tell(f"warning: {warning}")
-    figure = plot.plot_prediction(
-        prediction, logmel=image, frontend=frontend, k=args.top or len(tagger.labels), **labels
-    )
     plot.save_figure(figure, args.output)
     return 0

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..checks import imported
+from ..config import FrontendConfig
 from ..errors import InvalidInputError
 from ..labels.label_set import LabelLike, LabelSet
 from ..text import html_table, printable, printable_name, shortest, text_table
@@ -56,6 +57,8 @@ class Prediction:
         What was not as it should be, e.g. that the file is cut short.
     thresholds : numpy.ndarray, float32, (labels,), optional
         Stored with the checkpoint: the score from which a label is taken to be there, nan where none is known.
+    frontend : FrontendConfig
+        The checkpoint's, by which `plot` draws the log-mel.
 
     Raises
     ------
@@ -77,6 +80,7 @@ class Prediction:
     warnings: tuple[str, ...] = field(default=())
     thresholds: np.ndarray | None = None
     runtime: str = ""
+    frontend: FrontendConfig = field(default_factory=FrontendConfig)
 
     @classmethod
     def silent(cls, labels: LabelSet, thresholds: np.ndarray | None = None) -> Prediction:
@@ -357,7 +361,7 @@ class Prediction:
         if audio is not None:
             from ..frontend.overview import logmel_image
 
-            logmel = logmel_image(audio, duration_s=self.duration_s, sample_rate_hz=sample_rate)
+            logmel = logmel_image(audio, duration_s=self.duration_s, frontend=self.frontend, sample_rate_hz=sample_rate)
         return plot_prediction(self, logmel=logmel, k=k, include=include, exclude=exclude)
 
     # -- to look at ----------------------------------------------------------------------------------------
