@@ -331,6 +331,22 @@ def test_a_run_without_its_list_of_inputs_is_not_gone_on_with(run: Run, plan: st
     assert run.file(run.folder / "out") == 1, "without --resume it starts anew"
 
 
+@pytest.mark.parametrize("change", [lambda lines: lines[:-1], lambda lines: [], lambda lines: [*lines, lines[-1]]])
+def test_a_list_of_inputs_cut_at_a_line_is_seen(run: Run, change: Any) -> None:
+    run.file(run.folder / "whole")
+    run.file(run.folder / "out", stop_at=5, stop=KeyboardInterrupt())
+    inputs = run.folder / "out.partial" / "inputs.jsonl"
+    lines = inputs.read_bytes().splitlines(keepends=True)
+    inputs.write_bytes(b"".join(change(lines)))
+    told = f"holds {len(change(lines))} inputs, the run began with {len(lines)}"
+    with pytest.raises(InvalidInputError, match=told):
+        run.file(run.folder / "out", resume=True)
+    assert not (run.folder / "out").exists()
+    inputs.write_bytes(b"".join(lines))
+    run.file(run.folder / "out", resume=True)
+    assert (run.folder / "out").read_bytes() == (run.folder / "whole").read_bytes()
+
+
 def test_a_folder_that_cannot_be_made_is_not_somebody_elses_run(tmp_path: Path, monkeypatch: Any) -> None:
     def refuse(*_: Any, **__: Any) -> None:  # as /proc does
         raise FileNotFoundError(errno.ENOENT, "No such file or directory")
