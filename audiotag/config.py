@@ -230,21 +230,9 @@ class CheckpointConfig:
 
     def to_dict(self) -> dict[str, Any]:
         """Make a plain JSON-ready dictionary; ``from_dict`` reverses it."""
-        plain = asdict(self)
-        plain["network"]["strides"] = list(self.network.strides)
-        plain["labels"] = None if self.labels is None else list(self.labels)
-        if self.head is not None:
-            plain["head"] |= {"labels": list(self.head.labels), "inputs": list(self.head.inputs)}
-        for name in (
-            "head",
-            "thresholds",
-            "threshold_support",
-        ):  # written only where used: older readers do not know them
-            if plain[name] is None:
-                del plain[name]
-            elif name != "head":
-                plain[name] = list(plain[name])
-        return plain
+        plain = asdict(self, dict_factory=_with_lists)
+        optional = ("head", "thresholds", "threshold_support")  # older readers do not know them
+        return {name: value for name, value in plain.items() if value is not None or name not in optional}
 
     @classmethod
     def from_dict(cls, plain: Mapping[str, Any]) -> CheckpointConfig:
@@ -255,6 +243,11 @@ class CheckpointConfig:
         if values.get("head") is not None:
             values["head"] = build(HeadConfig, values["head"])
         return build(cls, values)
+
+
+def _with_lists(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Make a dictionary whose tuples are lists, as JSON reads them back."""
+    return {name: list(value) if isinstance(value, tuple) else value for name, value in pairs}
 
 
 def _names(values: Any, argument: str) -> tuple[str, ...]:

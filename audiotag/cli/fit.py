@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ..errors import InvalidInputError
+from ..runs.progress import tell
 from ..text import clock, printable
 
 DATA = """\
@@ -138,7 +139,7 @@ def run_fit(args: argparse.Namespace) -> int:
         )
     warnings = made.metrics["warnings"] if args.dry_run else made.metrics["data"]["warnings"]
     for line in warnings:
-        print(f"audiotag: warning: {printable(line)}", file=sys.stderr)
+        tell(f"warning: {line}")
     if args.dry_run:
         _print_plan(made.metrics)
         return 0
@@ -162,7 +163,7 @@ def run_evaluate(args: argparse.Namespace) -> int:
             progress=bar,
         )
     for line in made.metrics["data"]["warnings"]:
-        print(f"audiotag: warning: {printable(line)}", file=sys.stderr)
+        tell(f"warning: {line}")
     _print_figures(made.metrics)
     if made.folder is not None:
         print(f"\n{made.folder}: report.html has the rest")

@@ -19,6 +19,7 @@ from .options import CHANGED, ERROR
 from .pipe import Served
 
 BEAT_S = 0.5
+AHEAD = 4  # threads that read ahead, where reading means waiting or the network has a device of its own
 
 
 def main() -> None:
@@ -27,7 +28,9 @@ def main() -> None:
     setup: Setup = served.receive()
     from ..tagger import Tagger
 
-    _set_threads(setup.threads)
+    torch = sys.modules.get("torch")
+    if torch is not None:
+        torch.set_num_threads(1)
     tagger = Tagger.from_pretrained(setup.model, runtime=setup.runtime, device=setup.device, dtype=setup.dtype)
     served.send(Ready())
     while True:
@@ -60,7 +63,7 @@ def work(served: Any, setup: Setup, tagger: Any, job: Job) -> None:
             served.send(Beat())
 
     remote = any(entry.root for entry in job.entries)
-    workers = setup.workers or (4 if remote or tagger.device != "cpu" else 1)
+    workers = AHEAD if remote or tagger.device != "cpu" else 1
     sources = items(job.entries, setup.analysis, grid, opened, wanted)
     for item, result in options.analyse(tagger, sources, workers=workers, progress=progress):
         failed = isinstance(result, AudiotagError)
@@ -68,12 +71,6 @@ def work(served: Any, setup: Setup, tagger: Any, job: Job) -> None:
         row = options.failure(item, str(result), status) if failed else options.row(item, result)
         served.send(Done(places.pop(item.id), row))
     served.send(Finished())
-
-
-def _set_threads(threads: int) -> None:
-    torch = sys.modules.get("torch")
-    if torch is not None:
-        torch.set_num_threads(threads)
 
 
 if __name__ == "__main__":

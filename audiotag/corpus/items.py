@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import io
 import json
 import os
 import shutil
@@ -295,32 +294,11 @@ def _members(entry: Entry) -> Generator[tuple[int, str, Callable[[], Any]], None
                     if len(contents) < member.size:
                         raise AudioError(f"{entry.uri}: ends within {printable(member.name)}")
                     return contents
-                spooled = tempfile.TemporaryFile()  # noqa: SIM115
+                spooled: Any = tempfile.TemporaryFile()  # noqa: SIM115  # closed, and gone, when nobody holds it
                 shutil.copyfileobj(source, spooled, READ_BYTES)
                 spooled.seek(0)
-                return _Named(spooled, f"{entry.uri}#{printable(member.name)}")
+                file = spooled.detach()
+                file.name = f"{entry.uri}#{printable(member.name)}"
+                return file
 
             yield number, name, get
-
-
-class _Named(io.RawIOBase):
-    """A file under another name; closed, and gone, when nobody holds it."""
-
-    def __init__(self, file: Any, name: str) -> None:
-        super().__init__()
-        self._file, self.name = file, name
-
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        return self._file.seek(offset, whence)
-
-    def tell(self) -> int:
-        return self._file.tell()
-
-    def readinto(self, buffer: Any) -> int:
-        return self._file.readinto(buffer)

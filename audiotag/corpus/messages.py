@@ -14,7 +14,7 @@ class Setup:
     """What the child needs before it can work.
 
     model: a folder as `Tagger.save_pretrained` writes it. analysis: the digest of model and options that goes into
-    ids. workers: threads that read ahead, see `Tagger.predict_each`; None: as many as fit the device and the source.
+    ids.
     """
 
     model: str
@@ -23,8 +23,6 @@ class Setup:
     runtime: str = "auto"
     device: str | None = None
     dtype: str | None = None
-    threads: int = 1
-    workers: int | None = None
 
 
 @dataclass(frozen=True)

@@ -52,16 +52,14 @@ class Child:
     Parameters
     ----------
     module : str
-        Its ``main`` is to call `serve`.
-    threads : int
-        For what numeric libraries run in it.
+        Its ``main`` makes a `Served`. Numeric libraries have one thread in it.
     """
 
-    def __init__(self, module: str, *, threads: int) -> None:
+    def __init__(self, module: str) -> None:
         paths = [os.getcwd() if path == "" else path for path in sys.path]
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
         for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
-            environment[name] = str(threads)
+            environment[name] = "1"
         self._process = subprocess.Popen(
             [sys.executable, "-m", module],
             stdin=subprocess.PIPE,

@@ -55,7 +55,7 @@ class Prober:
 
     def _started(self) -> Child:
         if self._child is None:
-            self._child = Child("audiotag.corpus.probe", threads=1)
+            self._child = Child("audiotag.corpus.probe")
         return self._child
 
     def close(self) -> None:

@@ -199,7 +199,7 @@ class Worker:
         if self._stopped:
             raise WorkerError("stopped")
         if self._child is None:
-            self._child = child = Child(self.work.child or CHILD, threads=self.work.setup.threads)
+            self._child = child = Child(self.work.child or CHILD)
             with tempfile.TemporaryDirectory(prefix="audiotag-model-") as folder:
                 self.model.unpack(folder)
                 child.send(replace(self.work.setup, model=folder))

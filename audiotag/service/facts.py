@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from ..outputs.records import label_record
 from .limits import Limits
 
 if TYPE_CHECKING:
@@ -44,14 +45,4 @@ def models_of(tagger: Tagger, limits: Limits) -> dict[str, Any]:
 def labels_of(tagger: Tagger, words: str) -> list[dict[str, Any]]:
     """List labels whose names contain the words, as `audiotag labels --format json` does, with all that is above."""
     labels = tagger.labels
-    return [
-        {
-            "index": label.index,
-            "mid": label.mid,
-            "name": label.display_name,
-            "parents": [node.name for node in labels.parents(label)],
-            "ancestors": [node.name for node in labels.ancestors(label)],
-            "category": next((n.name for n in labels.ancestors(label) if not labels.parents(n)), label.display_name),
-        }
-        for label in (labels.find(words) if words else list(labels))
-    ]
+    return [label_record(label, labels) for label in (labels.find(words) if words else labels)]
