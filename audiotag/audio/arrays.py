@@ -17,7 +17,7 @@ LARGEST_SAMPLE = 1e10
 
 
 class ArrayReader:
-    """Mono float32 blocks of an array; the array itself is neither copied as a whole nor changed.
+    """Reader of an array, as mono float32 blocks; the array is neither copied as a whole nor changed.
 
     Parameters
     ----------

@@ -128,6 +128,7 @@ def pin(known: Manifest, name: str) -> tuple[Manifest, Digests]:
 
 
 def build_parser() -> argparse.ArgumentParser:
+    """Build the command line."""
     parser = argparse.ArgumentParser(
         prog="python -m audiotag.checkpoints.publish", description=(__doc__ or "").split("\n")[0]
     )
@@ -150,6 +151,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def run(args: argparse.Namespace) -> None:
+    """Do what the command line says, and write the manifest."""
     known = parse(args.manifest.read_text(encoding="utf-8"), str(args.manifest))
     if args.command == "package":
         options = (*TEXT_FACTS, "mean_average_precision")
@@ -169,6 +171,7 @@ def run(args: argparse.Namespace) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; returns its exit code."""
     try:
         run(build_parser().parse_args(argv))
     except (AudiotagError, OSError) as error:

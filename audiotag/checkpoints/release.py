@@ -43,7 +43,7 @@ REPLACED = "the file may have been replaced; check the address, and report it if
 
 
 class _Transient(Exception):
-    """A failure that another attempt may not meet."""
+    """Raised for a failure that another attempt may not meet."""
 
 
 def record_path(path: Path) -> Path:

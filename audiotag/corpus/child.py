@@ -23,6 +23,7 @@ AHEAD = 4  # threads that read ahead, where reading means waiting or the network
 
 
 def main() -> None:
+    """Load the model, then do jobs until the parent ends."""
     served = Served()
     logging.basicConfig(level=logging.ERROR)
     setup: Setup = served.receive()

@@ -38,6 +38,7 @@ class Job:
     only: frozenset[str] | None = None
 
     def wanted(self, id_: str) -> bool:
+        """Whether an item of this id is part of the job."""
         return id_ not in self.skip if self.only is None else id_ in self.only
 
 
@@ -47,7 +48,7 @@ class Ready:
 
 @dataclass(frozen=True)
 class Begun:
-    """Somebody opens an item; `failure` is its row, but for the error, if this is the last that is heard of it."""
+    """An item is being opened; `failure` is its row, but for the error, if nothing more is heard of it."""
 
     place: int
     failure: dict[str, Any]
@@ -55,7 +56,7 @@ class Begun:
 
 @dataclass(frozen=True)
 class Beat:
-    """An item goes on."""
+    """The item that was begun goes on."""
 
 
 @dataclass(frozen=True)

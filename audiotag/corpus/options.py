@@ -29,7 +29,7 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True)
 class Options:
-    """What to find out; the arguments of `audiotag.corpus.run` of the same names.
+    """What to find out of recordings; the arguments of `audiotag.corpus.run` of the same names.
 
     Raises
     ------
@@ -76,18 +76,18 @@ class Options:
         return self.kind != "events"
 
     def grid(self, tagger: Tagger) -> Grid:
-        """Where windows lie."""
+        """Lay out the windows that the options ask for."""
         return Grid(*tagger.config.window_and_hop(self.window_s, self._hop_s()), tagger.sample_rate)
 
     def _hop_s(self) -> float | None:
         return EVENTS_HOP_S if self.hop_s is None and self.kind == "events" else self.hop_s
 
     def fingerprint(self) -> dict[str, Any]:
-        """JSON-ready; what decides the rows."""
+        """List what decides the rows, JSON-ready."""
         return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
 
     def check(self, tagger: Tagger) -> None:
-        """Try the options on nothing.
+        """Try the options before there is audio.
 
         Raises
         ------
@@ -102,7 +102,7 @@ class Options:
     def analyse(
         self, tagger: Tagger, sources: Iterable[Item], *, workers: int, progress: Any
     ) -> Iterator[tuple[Item, Any]]:
-        """Each item with the tagger's answer, in order."""
+        """Yield each item with the tagger's answer, in order."""
         shared: dict[str, Any] = {"batch_size": self.batch_size, "workers": workers, "progress": progress}
         if self.kind == "embeddings":
             return tagger.embed_each(sources, layer=self.layer, hop_s=self.hop_s, **shared)
@@ -127,7 +127,7 @@ class Options:
         )
 
     def row(self, item: Item, result: Any) -> Row:
-        """The row of an item that was analysed: scores as ``audiotag tag`` gives them, times in the recording."""
+        """Make the row of an item that was analysed: scores as of ``audiotag tag``, times in the recording."""
         rate = item.grid.rate_hz
         start = getattr(item.stream, "start", 0)
 
@@ -165,7 +165,7 @@ class Options:
         }
 
     def failure(self, item: Item, message: str, status: str = ERROR) -> Row:
-        """The row of an item that could not be read."""
+        """Make the row of an item that could not be read."""
         stop = item.segment.stop(item.grid)
         start_s = item.segment.start(item.grid) / item.grid.rate_hz
         end_s = stop / item.grid.rate_hz if stop is not None else item.entry.duration_s or None
@@ -177,7 +177,7 @@ class Options:
         return {"id": item.id, "uri": item.uri, "duration_s": duration_s, "status": status, **row}
 
     def schema(self, features: int) -> Any:
-        """The output's columns, a `pyarrow.Schema`; `features` is the length of embeddings."""
+        """Describe the output's columns as a `pyarrow.Schema`; `features` is the length of embeddings."""
         arrow = pyarrow()
         double, text = arrow.float64(), arrow.string()
         tags = arrow.list_(arrow.struct({"label": arrow.int16(), "score": arrow.float32()}))
@@ -217,7 +217,7 @@ def _tags(record: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def table(rows: list[Row], schema: Any) -> Any:
-    """Rows as a `pyarrow.Table` of this schema; what a row does not have is null."""
+    """Make a `pyarrow.Table` of rows; what a row does not have is null."""
     arrow = pyarrow()
     columns = [arrow.array([_plain(row.get(field.name)) for row in rows], field.type) for field in schema]
     return arrow.table(columns, schema=schema)

@@ -31,7 +31,7 @@ S16LE = np.dtype("<i2")
 
 @dataclass(frozen=True, eq=False)
 class StreamWindow:
-    """What one hop of a stream gave.
+    """Scores of one hop of a stream, and the events that started and ended with it.
 
     Attributes
     ----------

@@ -35,7 +35,7 @@ PLANNED = "planned"  # in `RUN`, beside the fingerprint: how many inputs the run
 
 
 class Journal:
-    """The folder beside one output file.
+    """The folder beside one output file, which keeps what a run has done until all is.
 
     Parameters
     ----------
