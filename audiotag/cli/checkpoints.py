@@ -125,13 +125,12 @@ def run_export(args: argparse.Namespace) -> int:
 def run_labels(args: argparse.Namespace) -> int:
     """Print the labels that contain the words."""
     from ..labels.label_set import audioset_labels
-    from ..outputs.records import label_record
     from ..runs.progress import tell
 
     labels = audioset_labels()
     found = labels.find(" ".join(args.words)) if args.words else list(labels)
     if args.format == "json":
-        print(json.dumps([label_record(label, labels) for label in found], indent=1, ensure_ascii=False))
+        print(json.dumps([labels.describe(label) for label in found], indent=1, ensure_ascii=False))
     elif found:
         rows = [["index", "mid", "name", "under"]]
         for label in found:

@@ -17,7 +17,6 @@ from ..errors import InvalidInputError
 from ..text import TURNS, printable, printable_name, shortest
 
 if TYPE_CHECKING:
-    from ..labels.label_set import Label, LabelSet
     from ..results.embeddings import WindowEmbeddings
     from ..results.prediction import Prediction
 
@@ -80,19 +79,6 @@ def vectors_of(record: Record) -> np.ndarray:
     """Return the vectors in a record: float32 (rows, features)."""
     flat = np.frombuffer(base64.b64decode(record["vectors"]), "<f4")
     return flat.reshape(len(record["start_s"]), -1)
-
-
-def label_record(label: Label, labels: LabelSet) -> dict[str, Any]:
-    """Make the record of a label: what it is called, and what of the ontology is above it."""
-    above = labels.ancestors(label)
-    return {
-        "index": label.index,
-        "mid": label.mid,
-        "name": label.display_name,
-        "parents": [node.name for node in labels.parents(label)],
-        "ancestors": [node.name for node in above],
-        "category": next((node.name for node in above if not labels.parents(node)), label.display_name),
-    }
 
 
 def error_record(source: str, error: BaseException) -> dict[str, Any]:

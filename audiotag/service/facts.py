@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from ..outputs.records import label_record
 from .limits import Limits
 
 if TYPE_CHECKING:
@@ -45,4 +44,4 @@ def models_of(tagger: Tagger, limits: Limits) -> dict[str, Any]:
 def labels_of(tagger: Tagger, words: str) -> list[dict[str, Any]]:
     """List labels whose names contain the words, as `audiotag labels --format json` does, with all that is above."""
     labels = tagger.labels
-    return [label_record(label, labels) for label in (labels.find(words) if words else labels)]
+    return [labels.describe(label) for label in (labels.find(words) if words else labels)]
