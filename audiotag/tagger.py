@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar, overload
 import numpy as np
 
 from .audio.recording import AudioInput
+from .checkpoints.access import Access
 from .checkpoints.load import Checkpoint, load_checkpoint
 from .checks import check_rate, checked_sources, one_of, positive, shown
 from .errors import AudiotagError, InvalidInputError
@@ -122,15 +123,15 @@ class Tagger:
         CheckpointError
             Not found, not fetched (`DownloadError`), not as recorded (`VerificationError`) or malformed.
         """
-        checkpoint = load_checkpoint(
-            name_or_path,
-            revision=revision,
-            cache_dir=cache_dir,
-            local_files_only=local_files_only,
-            token=token,
-            allow_unverified=allow_unverified,
+        access = Access(cache_dir, local_files_only, token, revision, allow_unverified)
+        return cls(
+            load_checkpoint(name_or_path, access),
+            runtime=runtime,
+            prefer=prefer,
+            device=device,
+            dtype=dtype,
+            compile=compile,
         )
-        return cls(checkpoint, runtime=runtime, prefer=prefer, device=device, dtype=dtype, compile=compile)
 
     @property
     def thresholds(self) -> np.ndarray | None:

@@ -291,9 +291,9 @@ def test_unverifiable_is_never_patched_together(server, cache):
 
 def test_real_entry_without_digest_is_refused(hub, cache):
     with pytest.raises(VerificationError, match=r"dymn20_as_mAP_493\.pt is not fetched: no digest"):
-        fetch("dymn20_as", cache_dir=cache)
+        fetch("dymn20_as", Access(cache_dir=cache))
     with pytest.raises(InvalidInputError, match="did you mean dymn20_as"):
-        fetch("dymn20", cache_dir=cache)
+        fetch("dymn20", Access(cache_dir=cache))
     assert hub.requests == []
 
 

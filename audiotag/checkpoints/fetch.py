@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 from ..errors import CheckpointError, DownloadError, VerificationError
 from . import hub
-from .access import Access, CacheDir, Token
+from .access import Access, CacheDir
 from .digests import difference
 from .manifest import HUB_FILE, Entry, Manifest, Source, manifest
 
@@ -84,23 +84,14 @@ def status(name: str, *, cache_dir: CacheDir = None) -> dict[str, Any]:
     }
 
 
-def fetch(
-    name: str,
-    *,
-    revision: str | None = None,
-    cache_dir: CacheDir = None,
-    local_files_only: bool = False,
-    token: Token = None,
-    allow_unverified: bool = False,
-) -> Path:
-    """Fetch and verify a checkpoint of the manifest, or a Hub repository's, for later use; see `load_checkpoint`.
+def fetch(name: str, access: Access = Access()) -> Path:
+    """Fetch and verify a checkpoint of the manifest, or a Hub repository's, for later use.
 
     Returns
     -------
     Path
         The weights' file.
     """
-    access = Access(cache_dir, local_files_only, token, revision, allow_unverified)
     known = manifest()
     if name not in known.entries and "/" in name:
         return fetch_repository(name, access)[0] / HUB_FILE

@@ -95,17 +95,19 @@ def _size(facts: dict[str, Any]) -> str:
 
 def run_fetch(args: argparse.Namespace) -> int:
     """Download a checkpoint and print where it is."""
+    from ..checkpoints.access import Access
     from ..checkpoints.fetch import fetch
 
-    print(fetch(args.name, cache_dir=args.cache_dir, allow_unverified=args.allow_unverified))
+    print(fetch(args.name, Access(args.cache_dir, allow_unverified=args.allow_unverified)))
     return 0
 
 
 def run_convert(args: argparse.Namespace) -> int:
     """Write a folder for the Hub and print where it is."""
+    from ..checkpoints.access import Access
     from ..checkpoints.save import convert
 
-    print(convert(args.source, args.folder, cache_dir=args.cache_dir, allow_unverified=args.allow_unverified))
+    print(convert(args.source, args.folder, Access(args.cache_dir, allow_unverified=args.allow_unverified)))
     return 0
 
 
