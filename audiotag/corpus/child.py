@@ -1,4 +1,4 @@
-"""The process that decodes and runs the network: what a file does to it, it does to nobody else.
+"""The process that decodes and runs the network, apart from the worker: a file that kills it kills nothing else.
 
 ``python -m audiotag.corpus.child`` is started by `worker.Worker`. Asked for a part of the plan, it answers with a
 message when it begins an item, while it works on it, and when it is done.

@@ -1,4 +1,4 @@
-"""What a corpus is made of: entries, as they are planned, and their items, each a source and a row of the output."""
+"""Entries of a corpus, as they are planned, and their items, each a source and a row of the output."""
 
 from __future__ import annotations
 

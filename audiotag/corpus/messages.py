@@ -1,4 +1,4 @@
-"""What a worker and its child say to each other."""
+"""Messages between a worker and its child."""
 
 from __future__ import annotations
 

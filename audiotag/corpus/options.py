@@ -1,4 +1,4 @@
-"""What is asked of every recording, and how the answer becomes a row of the output."""
+"""Options of a corpus run: what is asked of every recording, and how the answer becomes a row of the output."""
 
 from __future__ import annotations
 

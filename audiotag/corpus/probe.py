@@ -1,4 +1,4 @@
-"""Lengths of recordings, by their headers, in a process of its own: a header may be what kills the process.
+"""Lengths of recordings, by their headers, found in a process of its own: a bad header may kill it.
 
 ``python -m audiotag.corpus.probe`` is started by `Prober`; it imports no torch.
 """

@@ -1,4 +1,4 @@
-"""What is counted, for Prometheus; prometheus-client writes the format, which has more corners than it seems."""
+"""Counters for Prometheus; prometheus-client writes the format, whose escapes and types are easily wrong."""
 
 from __future__ import annotations
 

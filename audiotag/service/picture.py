@@ -1,4 +1,4 @@
-"""Waveform and log-mel of a recording as columns to draw, made of what the network is shown while it is shown.
+"""Waveform and log-mel of a recording as columns to draw, made of the log-mel that the network is given.
 
 Columns come in strips, each with its first column's time and a column's width: fine where the recording is short, and
 twice as wide from where an unknown length has outgrown the columns a page can hold.

@@ -1,4 +1,4 @@
-"""What a running service is: one checkpoint, its worker, and what is known of the requests in hand."""
+"""The state of a running service: one checkpoint, its worker, and the requests in hand."""
 
 from __future__ import annotations
 

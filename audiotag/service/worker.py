@@ -1,4 +1,4 @@
-"""The one that runs the network: windows of all recordings in turn, live streams before them.
+"""The thread that runs the network: windows of all recordings in turn, live streams before them.
 
 One thread, since a network uses all cores by itself. Recordings are decoded by other threads, a few milliseconds at a
 time and in turn with the network where both would want the same cores. A batch holds what is waiting at that moment:
