@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 from ..errors import CheckpointError, DownloadError, VerificationError
 from . import hub
-from .access import Access, CacheDir
+from .access import Access
 from .digests import difference
 from .manifest import HUB_FILE, Entry, Manifest, Source, manifest
 
@@ -58,7 +58,7 @@ def is_cached(entry: Entry, access: Access = Access()) -> Path | None:
     return next((path for path in paths if path is not None), None)
 
 
-def status(name: str, *, cache_dir: CacheDir = None) -> dict[str, Any]:
+def status(name: str, access: Access = Access()) -> dict[str, Any]:
     """Collect what ``audiotag models`` shows of an entry.
 
     Returns
@@ -70,7 +70,7 @@ def status(name: str, *, cache_dir: CacheDir = None) -> dict[str, Any]:
     known = manifest()
     entry = known.entry(name)
     source = known.usable_sources(entry)[0]
-    cached = is_cached(entry, Access(cache_dir))
+    cached = is_cached(entry, access)
     places = {"package": "package", "hub": f"Hub {known.hub_repository(name)}", "release": "authors' release"}
     return {
         "name": name,

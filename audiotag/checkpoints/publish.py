@@ -19,7 +19,7 @@ from typing import Any
 
 from ..errors import AudiotagError, CheckpointError, InvalidInputError
 from ..files import write_whole
-from .access import Access, Token
+from .access import Access
 from .digests import Digests, digests
 from .fetch import fetch_entry, package_path
 from .load import load_checkpoint, load_entry, save_weights
@@ -57,18 +57,16 @@ def write_manifest(known: Manifest, path: Path) -> None:
     write_whole(path.resolve(), text.encode())
 
 
-def publish_to_hub(
-    known: Manifest, name: str, namespace: str, *, token: Token = None, private: bool = False
-) -> Manifest:
+def publish_to_hub(known: Manifest, name: str, namespace: str, *, private: bool = False) -> Manifest:
     """Convert and upload an entry's checkpoint, from its other sources; returns the manifest that records it."""
     if known.hub_namespace not in (None, namespace):
         raise InvalidInputError(f"namespace must be the manifest's {known.hub_namespace!r}, got {namespace!r}")
     entry = known.entry(name)
     elsewhere = replace(entry, sources=tuple(source for source in entry.sources if source.kind != "hub"))
-    checkpoint = load_entry(elsewhere, known, Access(token=token))
+    checkpoint = load_entry(elsewhere, known)
     with tempfile.TemporaryDirectory() as folder:
         save_checkpoint(checkpoint, folder)
-        revision = push_to_hub(folder, f"{namespace}/{name}", token=token, private=private, message=f"Add {name}")
+        revision = push_to_hub(folder, f"{namespace}/{name}", private=private, message=f"Add {name}")
         found = digests(Path(folder) / HUB_FILE)
     source = Source("hub", HUB_FILE, size=found.size, sha256=found.sha256, revision=revision)
     return with_source(replace(known, hub_namespace=namespace), name, source)

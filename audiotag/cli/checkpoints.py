@@ -48,9 +48,10 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
 
 def run_models(args: argparse.Namespace) -> int:
     """Print the checkpoints there are."""
+    from ..checkpoints.access import Access
     from ..checkpoints.fetch import status  # no torch: only the manifest and a look into the cache
 
-    found = [status(name, cache_dir=args.cache_dir) for name in _manifest().entries]
+    found = [status(name, Access(args.cache_dir)) for name in _manifest().entries]
     if args.format == "json":
         print(json.dumps(found, indent=1))
         return 0
