@@ -20,7 +20,7 @@ from .inference.head import Head
 from .inference.runtime import AUTO, open_runtime
 from .labels.label_set import LabelLike, LabelSet
 from .live.tracker import MAX_GAP_S
-from .networks.table import tap_channels
+from .networks.table import layer_sizes
 from .results.embeddings import MID_LAYERS, WindowEmbeddings
 from .results.prediction import Prediction
 from .results.thresholds import stored
@@ -161,7 +161,7 @@ class Tagger:
     @property
     def layers(self) -> dict[str, int]:
         """Names and sizes of the feature vectors `embed` can give; ``mid`` is a concatenation (`MID_LAYERS`)."""
-        sizes = {"logmel": self.config.frontend.n_mels, **tap_channels(self.config.network)}
+        sizes = layer_sizes(self.config)
         sizes["mid"] = sum(sizes[name] for name in MID_LAYERS)
         return sizes
 

@@ -11,9 +11,9 @@ from typing import IO, TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
-from ..checks import check_rate
+from ..checks import check_rate, is_tensor
 from ..errors import AudioError, InvalidInputError
-from .arrays import ArrayReader, check_samples, is_tensor, tensor_to_array
+from .arrays import ArrayReader, check_samples, tensor_to_array
 from .ffmpeg import MediaReader
 from .libsndfile import SoundFileReader
 from .opening import open_file, open_path

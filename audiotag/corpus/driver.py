@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import InvalidInputError
+from ..runtimes.looped import allowed_cores
 from ..version import __version__
 from .cluster import Cluster, ray_module
 from .cluster import run_parts as on_cluster
@@ -19,7 +20,6 @@ from .index import Indexer, listing
 from .messages import Setup
 from .options import Options
 from .plan import FORMAT_VERSION, Plan
-from .pool import processors
 from .pool import run_parts as on_pool
 from .summary import Reporter, Summary
 from .worker import Model, Work
@@ -210,7 +210,7 @@ def run(
             results = on_cluster(parts, work, packed, cluster, reporter.tell)
         else:
             fewest, most = cluster.actors
-            workers = processors() if actors is None else most or fewest
+            workers = allowed_cores() if actors is None else most or fewest
             results = on_pool(parts, work, packed, workers=workers)
         with closing(results):
             for done in results:

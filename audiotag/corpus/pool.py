@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import threading
 from collections.abc import Generator
 from queue import Empty, Queue
@@ -11,11 +10,6 @@ from typing import Any
 from .worker import Model, Work, Worker
 
 POLL_S = 0.2
-
-
-def processors() -> int:
-    """Count the processors this process may use: what a job scheduler or container leaves it."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def run_parts(parts: list[int], work: Work, model: Model, *, workers: int) -> Generator[dict[str, Any], None, None]:

@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from ..audio.arrays import MAX_CHANNELS, check_samples, check_values, is_tensor, mix, tensor_to_array, to_float
+from ..audio.arrays import MAX_CHANNELS, check_samples, check_values, mix, tensor_to_array, to_float
 from ..audio.resample import Resampler
-from ..checks import check_rate
+from ..checks import check_rate, is_tensor
 from ..errors import InvalidInputError
 from ..frontend.windows import Window, WindowCutter, tile
 from ..inference.engine import Engine
