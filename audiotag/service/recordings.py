@@ -40,8 +40,6 @@ def json_response(plain: Any, status: int = 200, headers: dict[str, str] | None 
 
 
 def endpoint(known: tuple[opts.Option, ...], make_task: Any) -> Any:
-    """Make the handler of requests that `make_task` makes a task of."""
-
     async def handle(request: Request) -> Response:
         service: Service = request.app.state.service
         pairs = request.query_params.multi_items()

@@ -241,7 +241,7 @@ class Worker:
             return any(feed.pending and feed.is_live for feed in self._feeds)
 
     def _next(self) -> Feed | list[tuple[Recording, Window]] | None:
-        """Choose what runs next: a live stream's audio, else windows of each recording in turn; under the lock."""
+        """A live stream's audio, else the next window of each recording in turn; under the lock."""
         for _ in range(len(self._feeds)):
             feed = self._feeds[0]
             self._feeds.rotate(-1)
@@ -258,7 +258,7 @@ class Worker:
         return self._next_batch() or ahead
 
     def _next_batch(self) -> list[tuple[Recording, Window]]:
-        """Take windows that wait, of each recording in turn, that one run of the network can hold."""
+        """Windows that wait, of each recording in turn, that one run of the network can take."""
         batch: list[tuple[Recording, Window]] = []
         size = self._engine.runtime.default_batch
         rounds = 1
