@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import filelock
 import pytest
 
 from audiotag.errors import InvalidInputError, OutputError
@@ -186,7 +187,7 @@ def test_one_run_at_a_time(run: Run) -> None:
 
 def test_a_lock_that_its_holder_deletes_is_taken_anew(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     """One run ends, and another begins, between opening the lock and taking it: the third must see the second."""
-    folder, real = run.folder / "out.partial", journal_module.FileLock
+    folder, real = run.folder / "out.partial", filelock.FileLock
     first, others = locked(folder, "busy"), []
 
     class Slow(real):  # type: ignore[misc, valid-type]
@@ -197,7 +198,7 @@ def test_a_lock_that_its_holder_deletes_is_taken_anew(run: Run, monkeypatch: pyt
                 others[0] = locked(folder, "busy")
             return super().acquire(*args, **options)
 
-    monkeypatch.setattr(journal_module, "FileLock", Slow)
+    monkeypatch.setattr(filelock, "FileLock", Slow)
     with pytest.raises(InvalidInputError, match="busy"):
         locked(folder, "busy")
     assert others[0].is_locked
