@@ -14,26 +14,27 @@ from typing import TYPE_CHECKING, Any
 from .version import __version__ as __version__
 
 if TYPE_CHECKING:
-    from .errors import (
-        AudioError,
-        AudiotagError,
-        CheckpointError,
-        DownloadError,
-        InvalidInputError,
-        MissingDependencyError,
-        OutputError,
-        VerificationError,
-    )
-    from .labels.label_set import Label, LabelSet, audioset_labels
-    from .live.stream import Stream, StreamWindow
-    from .live.tracker import Onset
-    from .results.embeddings import WindowEmbeddings
-    from .results.events import Event
-    from .results.prediction import Prediction
-    from .results.tags import Tag
-    from .tagger import Tagger
-    from .training.fit.evaluate import evaluate
-    from .training.fit.run import fit
+    from .errors import AudioError as AudioError
+    from .errors import AudiotagError as AudiotagError
+    from .errors import CheckpointError as CheckpointError
+    from .errors import DownloadError as DownloadError
+    from .errors import InvalidInputError as InvalidInputError
+    from .errors import MissingDependencyError as MissingDependencyError
+    from .errors import OutputError as OutputError
+    from .errors import VerificationError as VerificationError
+    from .labels.label_set import Label as Label
+    from .labels.label_set import LabelSet as LabelSet
+    from .labels.label_set import audioset_labels as audioset_labels
+    from .live.stream import Stream as Stream
+    from .live.stream import StreamWindow as StreamWindow
+    from .live.tracker import Onset as Onset
+    from .results.embeddings import WindowEmbeddings as WindowEmbeddings
+    from .results.events import Event as Event
+    from .results.prediction import Prediction as Prediction
+    from .results.tags import Tag as Tag
+    from .tagger import Tagger as Tagger
+    from .training.fit.evaluate import evaluate as evaluate
+    from .training.fit.run import fit as fit
 
 _HOME = {
     "fit": "training.fit.run",
@@ -58,29 +59,7 @@ _HOME = {
     "MissingDependencyError": "errors",
     "OutputError": "errors",
 }
-__all__ = [
-    "AudioError",
-    "AudiotagError",
-    "CheckpointError",
-    "DownloadError",
-    "Event",
-    "InvalidInputError",
-    "Label",
-    "LabelSet",
-    "MissingDependencyError",
-    "Onset",
-    "OutputError",
-    "Prediction",
-    "Stream",
-    "StreamWindow",
-    "Tag",
-    "Tagger",
-    "VerificationError",
-    "WindowEmbeddings",
-    "audioset_labels",
-    "evaluate",
-    "fit",
-]
+__all__ = [*_HOME]
 
 
 def __getattr__(name: str) -> Any:

@@ -6,11 +6,12 @@ import math
 import os
 import sys
 from collections.abc import Iterable, Sequence
+from importlib import import_module
 from typing import Any
 
 import numpy as np
 
-from .errors import InvalidInputError
+from .errors import InvalidInputError, MissingDependencyError
 
 LOWEST_RATE_HZ = 1_000
 HIGHEST_RATE_HZ = 10_000_000
@@ -21,11 +22,9 @@ _NUMBER = (int, float, np.number)
 def checked_sources(sources: Iterable[Any]) -> Iterable[Any]:
     """Return an iterable of inputs; one input alone, or one recording's samples as a list, is refused."""
     single = (str, bytes, bytearray, memoryview, os.PathLike, dict, np.ndarray)
-    torch = sys.modules.get("torch")  # where it was never imported nothing can be a tensor
-    tensor = torch is not None and isinstance(sources, torch.Tensor)
     numbers = [isinstance(s, _NUMBER) for s in sources] if isinstance(sources, (list, tuple)) else []
     pair = isinstance(sources, tuple) and numbers == [False, True]
-    if isinstance(sources, single) or tensor or pair or hasattr(sources, "read"):
+    if isinstance(sources, single) or is_tensor(sources) or pair or hasattr(sources, "read"):
         what = "(array, sample_rate)" if pair else type(sources).__name__
         raise InvalidInputError(f"sources must be an iterable of inputs, got one {what}; put it in a list")
     if numbers and all(numbers):
@@ -33,6 +32,27 @@ def checked_sources(sources: Iterable[Any]) -> Iterable[Any]:
             "a list is a list of recordings; give one recording's samples as numpy.asarray(samples)"
         )
     return sources
+
+
+def is_tensor(value: Any) -> bool:
+    """Whether a value is a torch tensor; where torch was never imported, nothing can be one."""
+    torch = sys.modules.get("torch")
+    return torch is not None and isinstance(value, torch.Tensor)
+
+
+def imported(message: str, *modules: str) -> Any:
+    """Import modules of a package that may not be installed, and return the first of them.
+
+    Raises
+    ------
+    MissingDependencyError
+        With `message`, which says what needs the package and how to install it.
+    """
+    try:
+        first, *_ = [import_module(name) for name in modules]
+    except ImportError as error:
+        raise MissingDependencyError(message) from error
+    return first
 
 
 def positive(value: int | None, name: str) -> int | None:

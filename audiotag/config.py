@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
-from .checks import HIGHEST_RATE_HZ, LOWEST_RATE_HZ, one_of, shown
+from .checks import HIGHEST_RATE_HZ, LOWEST_RATE_HZ, one_of, shown, span_samples
 from .errors import InvalidInputError
 
 N_AUDIOSET_LABELS = 527
@@ -205,25 +205,34 @@ class CheckpointConfig:
 
     @property
     def window_samples(self) -> int:
+        """Length of the window that the network sees, in samples."""
         return round(self.window_s * self.frontend.sample_rate_hz)
+
+    def window_and_hop(self, window_s: float | None = None, hop_s: float | None = None) -> tuple[int, int]:
+        """Convert a window's length and the step between windows from seconds to samples.
+
+        Parameters
+        ----------
+        window_s : float, optional
+            In (0, `window_s` of the checkpoint]; None: the checkpoint's.
+        hop_s : float, optional
+            In (0, window]; None: one window.
+
+        Raises
+        ------
+        InvalidInputError
+            A length is out of range.
+        """
+        window, rate_hz = self.window_samples, self.frontend.sample_rate_hz
+        if window_s is not None:
+            window = span_samples(window_s, window, rate_hz, "window_s")
+        return window, window if hop_s is None else span_samples(hop_s, window, rate_hz, "hop_s")
 
     def to_dict(self) -> dict[str, Any]:
         """Make a plain JSON-ready dictionary; ``from_dict`` reverses it."""
-        plain = asdict(self)
-        plain["network"]["strides"] = list(self.network.strides)
-        plain["labels"] = None if self.labels is None else list(self.labels)
-        if self.head is not None:
-            plain["head"] |= {"labels": list(self.head.labels), "inputs": list(self.head.inputs)}
-        for name in (
-            "head",
-            "thresholds",
-            "threshold_support",
-        ):  # written only where used: older readers do not know them
-            if plain[name] is None:
-                del plain[name]
-            elif name != "head":
-                plain[name] = list(plain[name])
-        return plain
+        plain = asdict(self, dict_factory=_with_lists)
+        optional = ("head", "thresholds", "threshold_support")  # older readers do not know them
+        return {name: value for name, value in plain.items() if value is not None or name not in optional}
 
     @classmethod
     def from_dict(cls, plain: Mapping[str, Any]) -> CheckpointConfig:
@@ -234,6 +243,11 @@ class CheckpointConfig:
         if values.get("head") is not None:
             values["head"] = build(HeadConfig, values["head"])
         return build(cls, values)
+
+
+def _with_lists(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Make a dictionary whose tuples are lists, as JSON reads them back."""
+    return {name: list(value) if isinstance(value, tuple) else value for name, value in pairs}
 
 
 def _names(values: Any, argument: str) -> tuple[str, ...]:

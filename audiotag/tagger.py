@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar, overload
 import numpy as np
 
 from .audio.recording import AudioInput
+from .checkpoints.access import Access
 from .checkpoints.load import Checkpoint, load_checkpoint
-from .checks import check_rate, checked_sources, one_of, positive, shown, span_samples
+from .checks import check_rate, checked_sources, one_of, positive, shown
 from .errors import AudiotagError, InvalidInputError
 from .inference.batches import Analysis
 from .inference.engine import Engine, Progress
@@ -19,7 +20,7 @@ from .inference.head import Head
 from .inference.runtime import AUTO, open_runtime
 from .labels.label_set import LabelLike, LabelSet
 from .live.tracker import MAX_GAP_S
-from .networks.table import tap_channels
+from .networks.table import layer_sizes
 from .results.embeddings import MID_LAYERS, WindowEmbeddings
 from .results.prediction import Prediction
 from .results.thresholds import stored
@@ -122,15 +123,15 @@ class Tagger:
         CheckpointError
             Not found, not fetched (`DownloadError`), not as recorded (`VerificationError`) or malformed.
         """
-        checkpoint = load_checkpoint(
-            name_or_path,
-            revision=revision,
-            cache_dir=cache_dir,
-            local_files_only=local_files_only,
-            token=token,
-            allow_unverified=allow_unverified,
+        access = Access(cache_dir, local_files_only, token, revision, allow_unverified)
+        return cls(
+            load_checkpoint(name_or_path, access),
+            runtime=runtime,
+            prefer=prefer,
+            device=device,
+            dtype=dtype,
+            compile=compile,
         )
-        return cls(checkpoint, runtime=runtime, prefer=prefer, device=device, dtype=dtype, compile=compile)
 
     @property
     def thresholds(self) -> np.ndarray | None:
@@ -160,7 +161,7 @@ class Tagger:
     @property
     def layers(self) -> dict[str, int]:
         """Names and sizes of the feature vectors `embed` can give; ``mid`` is a concatenation (`MID_LAYERS`)."""
-        sizes = {"logmel": self.config.frontend.n_mels, **tap_channels(self.config.network)}
+        sizes = layer_sizes(self.config)
         sizes["mid"] = sum(sizes[name] for name in MID_LAYERS)
         return sizes
 
@@ -263,9 +264,9 @@ class Tagger:
         `progress` is called in between with a source, the seconds of it done, and its length if its header tells.
         """
         one_of(aggregate, AGGREGATES, "aggregate")
-        window, hop = self._spans(window_s, hop_s)
+        window, hop = self.config.window_and_hop(window_s, hop_s)
         runs = self._analyse(sources, window, hop, None, sample_rate, batch_size, workers, progress)
-        return ((a.source, a.error or self._prediction(a, window, hop, aggregate)) for a in runs)
+        return ((a.source, a.error or self.prediction(a, window, hop, aggregate)) for a in runs)
 
     def scores(
         self,
@@ -373,7 +374,7 @@ class Tagger:
         if per == "window":
             return results if many else results[0]
         if not results:
-            return np.empty((0, sum(self.layers[name] for name in self._layers(layer))), np.float32)
+            return np.empty((0, sum(self.layers[name] for name in self.layer_names(layer))), np.float32)
         vectors = np.stack([r.vectors.mean(0) for r in results])
         return vectors if many else vectors[0]
 
@@ -390,9 +391,9 @@ class Tagger:
         progress: Progress | None = None,
     ) -> Iterator[tuple[Source, WindowEmbeddings | AudiotagError]]:
         """Embed any number of recordings as `predict_each` tags them: lazily, in order, errors in their place."""
-        window, hop = self._spans(window_s, hop_s)
-        runs = self._analyse(sources, window, hop, self._layers(layer), sample_rate, batch_size, workers, progress)
-        return ((a.source, a.error or _window_embeddings(a)) for a in runs)
+        window, hop = self.config.window_and_hop(window_s, hop_s)
+        runs = self._analyse(sources, window, hop, self.layer_names(layer), sample_rate, batch_size, workers, progress)
+        return ((a.source, a.error or a.embeddings()) for a in runs)
 
     def stream(
         self,
@@ -400,7 +401,7 @@ class Tagger:
         sample_rate: int | None = None,
         channels: int = 1,
         window_s: float | None = None,
-        hop_s: float = 1.0,
+        hop_s: float | None = 1.0,
         on: float | str | None = None,
         off: float | None = None,
         min_duration_s: float = 0.0,
@@ -497,21 +498,31 @@ class Tagger:
             progress=progress,
         )
 
-    def _spans(self, window_s: float | None, hop_s: float | None) -> tuple[int, int]:
-        """Window and hop in samples."""
-        window = self.config.window_samples
-        if window_s is not None:
-            window = span_samples(window_s, window, self.sample_rate, "window_s")
-        return window, window if hop_s is None else span_samples(hop_s, window, self.sample_rate, "hop_s")
+    def layer_names(self, layer: str | Sequence[str]) -> tuple[str, ...]:
+        """Resolve the `layer` of `embed` to names of the network's outputs: ``"mid"`` becomes its parts.
 
-    def _layers(self, layer: str | Sequence[str]) -> tuple[str, ...]:
+        Raises
+        ------
+        InvalidInputError
+            A name that the network does not have, or none.
+        """
         names = [layer] if isinstance(layer, str) or not isinstance(layer, Iterable) else list(layer)
         sizes = self.layers
         if not names or not all(isinstance(name, str) and name in sizes for name in names):
             raise InvalidInputError(f"layer {shown(layer)}: this network has {', '.join(sizes)}")
         return tuple(part for name in names for part in (MID_LAYERS if name == "mid" else (name,)))
 
-    def _prediction(self, analysis: Analysis, window: int, hop: int, aggregate: str) -> Prediction:
+    def prediction(self, analysis: Analysis, window: int, hop: int, aggregate: str = "max") -> Prediction:
+        """Make a prediction of what the engine found in one recording.
+
+        Parameters
+        ----------
+        analysis : Analysis
+            Of scores, from `engine`; its rows are taken out of it.
+        window, hop : int
+            In samples, as the engine was given them.
+        aggregate : {"max", "mean"}
+        """
         window_scores = analysis.stacked()
         return Prediction(
             scores=window_scores.max(0) if aggregate == "max" else window_scores.mean(0),
@@ -528,11 +539,8 @@ class Tagger:
             aggregate=aggregate,
             warnings=analysis.warnings,
             thresholds=self.thresholds,
+            frontend=self.config.frontend,
         )
-
-
-def _window_embeddings(analysis: Analysis) -> WindowEmbeddings:
-    return WindowEmbeddings(analysis.stacked(), np.array(analysis.start_s), np.array(analysis.end_s), analysis.warnings)
 
 
 def _raised(result: Any) -> Any:

@@ -295,20 +295,12 @@ def test_the_given_array_is_not_changed() -> None:
     np.testing.assert_array_equal(array, copy)
 
 
-def test_a_part_is_the_same_as_the_cut_array() -> None:
-    array = noise(44100 * 3).astype(np.float32)
-    with open_audio((array, 44100), target_rate_hz=RATE, start_s=0.5, stop_s=2.25) as stream:
-        assert stream.duration_s == pytest.approx(1.75)
-        part = np.concatenate(list(stream.blocks()))
-    np.testing.assert_array_equal(part, load(array[22050:99225], 44100))
-
-
-@pytest.mark.parametrize(
-    ("start", "stop"), [(-1, None), (2, 1), (1, 1), (np.nan, None), (0, np.inf), ("0", None), (99, None)]
-)
-def test_parts_that_cannot_be_are_refused(start: Any, stop: Any) -> None:
-    with pytest.raises(InvalidInputError, match=r"start_s|stop_s"):
-        open_audio(np.zeros(1000), target_rate_hz=RATE, start_s=start, stop_s=stop)
+def test_a_section_is_that_part_of_the_whole() -> None:
+    array = noise(44100 * 6).astype(np.float32)
+    with open_audio((array, 44100), target_rate_hz=RATE) as stream:
+        assert stream.duration_s == 6
+        part = np.concatenate(list(stream.section(2 * RATE, 3 * RATE)))
+    np.testing.assert_allclose(part, load(array, 44100)[2 * RATE : 3 * RATE], rtol=0, atol=1e-5)
 
 
 def test_a_stream_is_read_once() -> None:

@@ -136,8 +136,8 @@ def test_one_channel_at_the_target_rate_comes_in_blocks_that_keep_their_values()
 @pytest.mark.parametrize("kind", ["WAV", "FLAC", "OGG", "MP3"])
 def test_a_part_of_a_file(kind: str) -> None:
     data = encode(kind, rate=TARGET)
-    with open_audio(data, target_rate_hz=TARGET, start_s=0.5, stop_s=1.25) as stream:
-        part = np.concatenate(list(stream.blocks()))
+    with open_audio(data, target_rate_hz=TARGET) as stream:
+        part = np.concatenate(list(stream.section(16_000, 40_000)))
     assert len(part) == 24_000
     np.testing.assert_allclose(part, load_audio(data, target_rate_hz=TARGET)[16_000:40_000], rtol=0, atol=2e-3)
 

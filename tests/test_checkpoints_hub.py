@@ -43,31 +43,31 @@ def pinned(folder, commit, **changes):
 
 
 def test_repository_loads_from_the_hub_then_from_the_cache(hub, published, tiny, cache, request):
-    found = load_checkpoint(REPOSITORY, cache_dir=cache)
+    found = load_checkpoint(REPOSITORY, Access(cache_dir=cache))
     assert same(found, tiny)
     assert found.origin == f"Hub repository {REPOSITORY} at {published}"
     large = hub.requested("GET", "/large/")
     assert len(large) == 1
     request.getfixturevalue("offline")
     hub.requests.clear()
-    assert same(load_checkpoint(REPOSITORY, cache_dir=cache), tiny)
-    assert same(load_checkpoint(REPOSITORY, cache_dir=cache, revision=published), tiny)
+    assert same(load_checkpoint(REPOSITORY, Access(cache_dir=cache)), tiny)
+    assert same(load_checkpoint(REPOSITORY, Access(cache_dir=cache, revision=published)), tiny)
     assert hub.requests == []
 
 
 def test_local_files_only(hub, published, tiny, cache):
     with pytest.raises(DownloadError, match=r"config.json: not in the cache.*HF_HUB_OFFLINE and local_files_only"):
-        load_checkpoint(REPOSITORY, cache_dir=cache, local_files_only=True)
+        load_checkpoint(REPOSITORY, Access(cache_dir=cache, local_files_only=True))
     assert hub.requests == []
-    load_checkpoint(REPOSITORY, cache_dir=cache)
-    assert same(load_checkpoint(REPOSITORY, cache_dir=cache, local_files_only=True), tiny)
+    load_checkpoint(REPOSITORY, Access(cache_dir=cache))
+    assert same(load_checkpoint(REPOSITORY, Access(cache_dir=cache, local_files_only=True)), tiny)
 
 
 def test_a_revision_is_kept_to(hub, published, tiny, cache):
     hub.publish(REPOSITORY, {"config.json": b"{}"})
     with pytest.raises(CheckpointError, match="format_version must be 1"):
-        load_checkpoint(REPOSITORY, cache_dir=cache)
-    assert same(load_checkpoint(REPOSITORY, cache_dir=cache, revision=published), tiny)
+        load_checkpoint(REPOSITORY, Access(cache_dir=cache))
+    assert same(load_checkpoint(REPOSITORY, Access(cache_dir=cache, revision=published)), tiny)
 
 
 def test_configuration_and_weights_are_of_one_commit(hub, published, tiny, cache, monkeypatch):
@@ -80,7 +80,7 @@ def test_configuration_and_weights_are_of_one_commit(hub, published, tiny, cache
         return path
 
     monkeypatch.setattr(hub_module, "hub_file", then_change)
-    assert same(load_checkpoint(REPOSITORY, cache_dir=cache), tiny)
+    assert same(load_checkpoint(REPOSITORY, Access(cache_dir=cache)), tiny)
 
 
 @pytest.mark.parametrize(
@@ -106,19 +106,19 @@ def test_what_the_hub_refuses(hub, published, cache, target, options, named):
     hub.publish("someone/private", {"config.json": b"x"}, private=True)
     hub.publish("someone/gated", {"config.json": b"x"}, gated=True)
     with pytest.raises(DownloadError, match=named):
-        load_checkpoint(target, cache_dir=cache, **options)
+        load_checkpoint(target, Access(cache_dir=cache, **options))
 
 
 @pytest.mark.parametrize("name", ["a/b/c", "../x", "a/-b", "a/b\x1b[31m"])
 def test_names_that_no_repository_has(hub, cache, name):
     with pytest.raises(InvalidInputError, match="a Hub repository is called owner/name") as caught:
-        fetch(name, cache_dir=cache)
+        fetch(name, Access(cache_dir=cache))
     assert hub.requests == [] and "\x1b" not in str(caught.value)
 
 
 def test_token_opens_a_private_repository_and_stays_on_the_hub(hub, published, folder, tiny, cache):
     hub.repositories[REPOSITORY].private = True
-    assert same(load_checkpoint(REPOSITORY, cache_dir=cache, token=TOKEN), tiny)
+    assert same(load_checkpoint(REPOSITORY, Access(cache_dir=cache, token=TOKEN)), tiny)
     assert all("authorization" in headers for headers in hub.requested("HEAD", "/resolve/"))
     assert all("authorization" not in headers for headers in hub.requested("GET", "/large/"))
 
@@ -128,19 +128,19 @@ def test_tampering_on_the_way_is_seen(hub, published, folder, cache):
     (oid,) = hub.large
     hub.large[oid] = hub.large[oid][:-4] + b"\0\0\0\1"
     with pytest.raises(VerificationError, match=f"model.safetensors: SHA-256 .*expected {oid}.*not used"):
-        load_checkpoint(REPOSITORY, cache_dir=cache)
+        load_checkpoint(REPOSITORY, Access(cache_dir=cache))
     assert len(hub.requested("GET", "/large/")) == 2  # once, and once more in case it was chance
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "config.json"])
 def test_damaged_cache_is_fetched_again_or_refused_offline(hub, published, tiny, cache, name, caplog):
-    path = fetch(REPOSITORY, cache_dir=cache).parent / name
+    path = fetch(REPOSITORY, Access(cache_dir=cache)).parent / name
     blob = path.resolve()
     blob.chmod(0o644)
     blob.write_bytes(b"x" + blob.read_bytes()[1:])
     with pytest.raises(VerificationError, match=f"{path}: .*not used; delete it and fetch it with a connection"):
-        load_checkpoint(REPOSITORY, cache_dir=cache, local_files_only=True)
-    assert same(load_checkpoint(REPOSITORY, cache_dir=cache), tiny)
+        load_checkpoint(REPOSITORY, Access(cache_dir=cache, local_files_only=True))
+    assert same(load_checkpoint(REPOSITORY, Access(cache_dir=cache)), tiny)
     assert "fetching it again" in caplog.text
 
 
@@ -152,28 +152,28 @@ def unlinked(path):
 
 
 def test_cache_without_links_is_compared_with_what_the_hub_says(hub, published, tiny, cache, caplog):
-    path = fetch(REPOSITORY, cache_dir=cache)
+    path = fetch(REPOSITORY, Access(cache_dir=cache))
     for name in ("config.json", "model.safetensors"):
         unlinked(path.with_name(name))
-    assert same(load_checkpoint(REPOSITORY, cache_dir=cache, revision=published), tiny)
-    assert same(load_checkpoint(REPOSITORY, cache_dir=cache, local_files_only=True), tiny)
+    assert same(load_checkpoint(REPOSITORY, Access(cache_dir=cache, revision=published)), tiny)
+    assert same(load_checkpoint(REPOSITORY, Access(cache_dir=cache, local_files_only=True)), tiny)
     assert "cannot be verified offline" in caplog.text
     path.write_bytes(path.read_bytes()[:-4] + b"\0\0\0\1")
-    assert same(load_checkpoint(REPOSITORY, cache_dir=cache, revision=published), tiny)
+    assert same(load_checkpoint(REPOSITORY, Access(cache_dir=cache, revision=published)), tiny)
     assert "fetching it again" in caplog.text
     unlinked(path)
     hub.clear()
     with pytest.raises(DownloadError, match=rf"{REPOSITORY}/config.json at revision {published}: the Hub has no such"):
         unlinked(path.with_name("config.json"))
-        load_checkpoint(REPOSITORY, cache_dir=cache, revision=published)
+        load_checkpoint(REPOSITORY, Access(cache_dir=cache, revision=published))
 
 
 def test_cut_connection_to_the_hub(hub, published, tiny, cache):
     """huggingface_hub resumes, or, before 0.26, gives up; what it leaves is never taken for whole."""
     hub.faults = [Fault(cut_after=1000)]
     with suppress(DownloadError):
-        load_checkpoint(REPOSITORY, cache_dir=cache)
-    assert same(load_checkpoint(REPOSITORY, cache_dir=cache), tiny)
+        load_checkpoint(REPOSITORY, Access(cache_dir=cache))
+    assert same(load_checkpoint(REPOSITORY, Access(cache_dir=cache)), tiny)
 
 
 def test_environment_variables_work_as_everywhere(hub, published, tmp_path):

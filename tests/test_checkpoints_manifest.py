@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from audiotag.checkpoints.access import Access
 from audiotag.checkpoints.digests import digests
 from audiotag.checkpoints.fetch import package_path, status
 from audiotag.checkpoints.load import load_checkpoint
@@ -201,12 +202,12 @@ def test_unknown_name_gets_near_ones():
 
 
 def test_status_says_where_from_and_whether_here(hub, cache):
-    facts = status("mn04_as", cache_dir=cache)
+    facts = status("mn04_as", Access(cache))
     assert facts["size"] == 4_066_513 and facts["from"] == "authors' release" and facts["cached"] is None
-    assert facts["verifiable"] and not status("dymn20_as", cache_dir=cache)["verifiable"]
+    assert facts["verifiable"] and not status("dymn20_as", Access(cache))["verifiable"]
     (cache / "audiotag").mkdir()
     (cache / "audiotag" / "mn04_as_mAP_432.pt").write_bytes(b"x")
-    assert status("mn04_as", cache_dir=cache)["cached"] == str(cache / "audiotag" / "mn04_as_mAP_432.pt")
+    assert status("mn04_as", Access(cache))["cached"] == str(cache / "audiotag" / "mn04_as_mAP_432.pt")
     assert hub.requests == []
 
 

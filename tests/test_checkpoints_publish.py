@@ -101,7 +101,7 @@ def test_uploaded_folder_loads_from_the_hub(hub, folder, tiny, cache):
     (folder / "notes.txt").unlink()
     commit, tree = hub.repositories["me/new"].commits[-1]
     assert revision == commit and sorted(tree) == ["README.md", "config.json", "model.safetensors"]
-    assert same(load_checkpoint("me/new", cache_dir=cache), tiny)
+    assert same(load_checkpoint("me/new", Access(cache_dir=cache)), tiny)
     assert not hub.repositories["me/new"].private
     assert push.push_to_hub(folder, "me/new", token=TOKEN) == revision  # unchanged: nothing to commit
     assert all("authorization" not in headers for headers in hub.requested("PUT", "/large/"))
@@ -110,7 +110,7 @@ def test_uploaded_folder_loads_from_the_hub(hub, folder, tiny, cache):
 def test_loaded_checkpoint_is_uploaded(hub, tiny, cache):
     push.push_checkpoint(tiny, "me/loaded", token=TOKEN, private=True)
     assert hub.repositories["me/loaded"].private
-    assert same(load_checkpoint("me/loaded", cache_dir=cache, token=TOKEN), tiny)
+    assert same(load_checkpoint("me/loaded", Access(cache_dir=cache, token=TOKEN)), tiny)
 
 
 def test_uploads_that_cannot_be(hub, folder, tmp_path):

@@ -14,6 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
+import filelock
 import numpy as np
 import pytest
 
@@ -290,9 +291,9 @@ def test_unverifiable_is_never_patched_together(server, cache):
 
 def test_real_entry_without_digest_is_refused(hub, cache):
     with pytest.raises(VerificationError, match=r"dymn20_as_mAP_493\.pt is not fetched: no digest"):
-        fetch("dymn20_as", cache_dir=cache)
+        fetch("dymn20_as", Access(cache_dir=cache))
     with pytest.raises(InvalidInputError, match="did you mean dymn20_as"):
-        fetch("dymn20", cache_dir=cache)
+        fetch("dymn20", Access(cache_dir=cache))
     assert hub.requests == []
 
 
@@ -528,6 +529,36 @@ def test_a_server_that_trickles_is_given_up(raw, cache, monkeypatch):
     with pytest.raises(DownloadError, match=r"no more than \d+ bytes in 0\.3 s, after 2 attempts"):
         get(cache)
     assert time.monotonic() - start < 10
+
+
+TRICKLED = {
+    "a header": [OK + b"X: ", *[b"y"] * 1000],
+    "headers": [OK, *[b"X: y\r\n"] * 1000],
+    "the status": [b"HTTP/1.1 200 ", *[b"y"] * 1000],
+    "the length of a chunk": [CHUNKED, *[b"0"] * 1000],
+    "trailers": [CHUNKED + b"5\r\nabcde\r\n0\r\n", *[b"X: y\r\n"] * 1000],
+    "headers of another place": [b"HTTP/1.1 302 Found\r\n", *[b"X: y\r\n"] * 1000],
+}
+
+
+@pytest.mark.parametrize("what", TRICKLED)
+def test_headers_that_trickle_hold_no_lock(raw, cache, monkeypatch, what):
+    """Every piece comes within the socket's timeout, so that nothing but a bound on the whole ends the wait."""
+    monkeypatch.setattr(release, "TIMEOUT_S", 0.3)
+    monkeypatch.setattr(release, "PAUSES_S", (0.01,))
+    raw(*TRICKLED[what], pause_s=0.05)
+    start = time.monotonic()
+    with pytest.raises(DownloadError, match=r"no more than \d+ bytes in 0\.3 s, after 2 attempts"):
+        get(cache, Source("release", NAME, sha256=SHA256))
+    assert time.monotonic() - start < 5
+    with filelock.FileLock(cache / "audiotag" / (NAME + ".lock"), timeout=0):
+        pass
+
+
+def test_a_server_that_is_slow_to_begin_is_waited_for(raw, cache, monkeypatch):
+    monkeypatch.setattr(release, "TIMEOUT_S", 0.3)
+    raw(b"", OK + b"Content-Length: 5\r\n\r\n", b"abcde", pause_s=0.2)
+    assert get(cache, Source("release", NAME), allow_unverified=True).read_bytes() == b"abcde"
 
 
 def test_waiting_for_another_download_is_said(server, cache, monkeypatch, caplog):

@@ -10,6 +10,7 @@ import torch
 from safetensors.torch import save_file
 
 from audiotag import Tagger
+from audiotag.checkpoints.access import Access
 from audiotag.checkpoints.load import load_checkpoint, save_weights
 from audiotag.checkpoints.save import convert, save_checkpoint
 from audiotag.errors import AudioError, CheckpointError, DownloadError, InvalidInputError, OutputError
@@ -30,7 +31,7 @@ def test_a_name_wins_over_a_path_and_dot_slash_gives_the_path(five, tmp_path, mo
     monkeypatch.chdir(tmp_path)
     save_checkpoint(five, "mn05_as")
     with pytest.raises(DownloadError, match=r"mn05_as_mAP_443\.pt is not there"):
-        load_checkpoint("mn05_as", local_files_only=True, cache_dir=tmp_path / "cache")
+        load_checkpoint("mn05_as", Access(local_files_only=True, cache_dir=tmp_path / "cache"))
     assert load_checkpoint("./mn05_as").config == five.config
     assert load_checkpoint(Path("mn05_as")).config == five.config
     save_checkpoint(five, "owner/name")
@@ -72,9 +73,9 @@ def test_folders_and_files_that_are_no_checkpoints(five, tmp_path):
     with pytest.raises(InvalidInputError, match=r"ends in \.safetensors or \.pt.*got '\.wav'"):
         load_checkpoint(tmp_path / "x.wav")
     with pytest.raises(InvalidInputError, match="revision 'v1' is for Hub repositories"):
-        load_checkpoint(folder, revision="v1")
+        load_checkpoint(folder, Access(revision="v1"))
     with pytest.raises(InvalidInputError, match="the manifest pins 'mn04_as'"):
-        load_checkpoint("mn04_as", revision="v1")
+        load_checkpoint("mn04_as", Access(revision="v1"))
 
 
 def test_pipes_are_no_checkpoints(five, tmp_path):
@@ -95,7 +96,7 @@ def test_pipes_are_no_checkpoints(five, tmp_path):
 )
 def test_options_that_cannot_be(option, value):
     with pytest.raises(InvalidInputError, match=f"{option} must be .* or None, got "):
-        load_checkpoint("someone/tiny", **{option: value})
+        load_checkpoint("someone/tiny", Access(**{option: value}))
 
 
 @pytest.mark.parametrize(

@@ -34,7 +34,14 @@ def test_labels_lists_and_searches(capsys):
     assert len(capsys.readouterr().out.splitlines()) == 1 + 527
     assert cli.main(["labels", "--format", "json", "TRAIN", "horn"]) == 0
     (horn,) = json.loads(capsys.readouterr().out)
-    assert horn == {"index": 331, "mid": "/m/0284vy3", "name": "Train horn", "parents": ["Train"]}
+    assert horn == {
+        "index": 331,
+        "mid": "/m/0284vy3",
+        "name": "Train horn",
+        "parents": ["Train"],
+        "ancestors": ["Train", "Rail transport", "Vehicle", "Sounds of things"],
+        "category": "Sounds of things",
+    }
     assert horn["mid"] == audioset_labels()[331].mid
     assert cli.main(["labels", "xylophage"]) == 1
     assert "no label contains 'xylophage'" in capsys.readouterr().err

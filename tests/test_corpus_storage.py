@@ -2,15 +2,18 @@
 
 import io
 import random
+import tarfile
 import uuid
 
+import numpy as np
 import pytest
 import soundfile
 
 pa = pytest.importorskip("pyarrow", reason="a corpus is read and written with pyarrow")
 
+from audiotag.corpus import items as items_module  # noqa: E402
 from audiotag.corpus.index import Indexer, listing  # noqa: E402
-from audiotag.corpus.items import FILE, ROWS, TAR  # noqa: E402
+from audiotag.corpus.items import FILE, ROWS, TAR, Entry, items  # noqa: E402
 from audiotag.corpus.plan import Plan  # noqa: E402
 from audiotag.corpus.segments import Grid  # noqa: E402
 from audiotag.corpus.storage import RangedFile, locate, walk  # noqa: E402
@@ -20,6 +23,23 @@ from audiotag.runs.inputs import natural_key  # noqa: E402
 from .tiny import RATE, sound  # noqa: E402
 
 GRID = Grid(320_000, 320_000, RATE)
+
+
+def test_large_members_of_an_archive_wait_on_disk_and_keep_their_names(tmp_path, monkeypatch):
+    monkeypatch.setattr(items_module, "SPOOLED_BYTES", 20_000)
+    wave = sound(2)
+    for name, n in (("short.wav", 5000), ("long.wav", 64_000)):
+        soundfile.write(tmp_path / name, wave[:n], RATE, "FLOAT")
+    with tarfile.open(tmp_path / "a.tar", "w") as archive:
+        for name in ("short.wav", "long.wav"):
+            archive.add(tmp_path / name, name)
+    found = {}
+    for item in items([Entry(TAR, "", str(tmp_path / "a.tar"))], "", GRID, lambda item: None, lambda id_: True):
+        with item.open_stream(RATE) as stream:
+            found[stream.name] = np.concatenate(list(stream.blocks()))
+    assert list(found) == [f"{tmp_path}/a.tar#short.wav", f"{tmp_path}/a.tar#long.wav"]
+    assert [len(samples) for samples in found.values()] == [5000, 64_000]
+    assert np.array_equal(found[f"{tmp_path}/a.tar#long.wav"], wave)
 
 
 class Counted:

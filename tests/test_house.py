@@ -81,3 +81,37 @@ def test_no_circle_inside_a_room():
 def test_the_top_level_stays_small():
     modules = [path for path in (ROOT / "audiotag").glob("*.py") if not path.name.startswith("__")]
     assert len(modules) <= MOST_TOP_MODULES, sorted(path.name for path in modules)
+
+
+# What Python itself documents: named tuples, and leaving a process at once.
+DOCUMENTED = {"_asdict", "_exit", "_fields", "_make", "_replace"}
+
+
+def foreign_private_names(text):
+    """Private names that a module imports, or reads of something that is neither `self` nor made here."""
+    lines, tree = text.splitlines(), ast.parse(text)
+    made = {node.name for node in ast.walk(tree) if isinstance(node, (ast.FunctionDef, ast.ClassDef))}
+    made |= {
+        node.attr for node in ast.walk(tree) if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store)
+    }
+    found = []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and node.level:
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.Attribute) and node.attr not in made:
+            # argparse has no other names for the types of its parts
+            own = isinstance(node.value, ast.Name) and node.value.id in ("self", "cls", "argparse")
+            names = [] if own or "noqa: SLF001" in lines[node.lineno - 1] else [node.attr]
+        else:
+            continue
+        found += [n for n in names if n.startswith("_") and not n.endswith("__") and n not in DOCUMENTED]
+    return found
+
+
+def test_no_module_reaches_into_anothers_private_names():
+    assert foreign_private_names("from .tagger import _raised\nself._own = other._own + thing._theirs") == [
+        "_raised",
+        "_theirs",
+    ]
+    for path in (ROOT / "audiotag").rglob("*.py"):
+        assert foreign_private_names(path.read_text()) == [], path

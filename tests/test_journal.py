@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import filelock
 import pytest
 
 from audiotag.errors import InvalidInputError, OutputError
@@ -186,7 +187,7 @@ def test_one_run_at_a_time(run: Run) -> None:
 
 def test_a_lock_that_its_holder_deletes_is_taken_anew(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     """One run ends, and another begins, between opening the lock and taking it: the third must see the second."""
-    folder, real = run.folder / "out.partial", journal_module.FileLock
+    folder, real = run.folder / "out.partial", filelock.FileLock
     first, others = locked(folder, "busy"), []
 
     class Slow(real):  # type: ignore[misc, valid-type]
@@ -197,7 +198,7 @@ def test_a_lock_that_its_holder_deletes_is_taken_anew(run: Run, monkeypatch: pyt
                 others[0] = locked(folder, "busy")
             return super().acquire(*args, **options)
 
-    monkeypatch.setattr(journal_module, "FileLock", Slow)
+    monkeypatch.setattr(filelock, "FileLock", Slow)
     with pytest.raises(InvalidInputError, match="busy"):
         locked(folder, "busy")
     assert others[0].is_locked
@@ -329,6 +330,22 @@ def test_a_run_without_its_list_of_inputs_is_not_gone_on_with(run: Run, plan: st
     with pytest.raises(InvalidInputError, match="list of inputs is missing or damaged"):
         run.file(run.folder / "out", resume=True)
     assert run.file(run.folder / "out") == 1, "without --resume it starts anew"
+
+
+@pytest.mark.parametrize("change", [lambda lines: lines[:-1], lambda lines: [], lambda lines: [*lines, lines[-1]]])
+def test_a_list_of_inputs_cut_at_a_line_is_seen(run: Run, change: Any) -> None:
+    run.file(run.folder / "whole")
+    run.file(run.folder / "out", stop_at=5, stop=KeyboardInterrupt())
+    inputs = run.folder / "out.partial" / "inputs.jsonl"
+    lines = inputs.read_bytes().splitlines(keepends=True)
+    inputs.write_bytes(b"".join(change(lines)))
+    told = f"holds {len(change(lines))} inputs, the run began with {len(lines)}"
+    with pytest.raises(InvalidInputError, match=told):
+        run.file(run.folder / "out", resume=True)
+    assert not (run.folder / "out").exists()
+    inputs.write_bytes(b"".join(lines))
+    run.file(run.folder / "out", resume=True)
+    assert (run.folder / "out").read_bytes() == (run.folder / "whole").read_bytes()
 
 
 def test_a_folder_that_cannot_be_made_is_not_somebody_elses_run(tmp_path: Path, monkeypatch: Any) -> None:

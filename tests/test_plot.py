@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 import xml.etree.ElementTree
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -18,6 +19,7 @@ from audiotag.labels.label_set import LabelSet, audioset_labels
 from audiotag.results.events import hop_scores
 from audiotag.results.plot import MAX_STEPS, plot_prediction, save_figure
 from audiotag.results.prediction import Prediction
+from audiotag.tagger import Tagger
 
 LABELS = audioset_labels()
 RATE = 32_000
@@ -172,7 +174,25 @@ def test_a_picture_from_a_prediction():
     assert len(prediction.plot().axes) == 2
     figure = prediction.plot(noise(12), k=3)
     assert len(figure.axes) == 3 and figure.axes[0].images[0].get_array().shape == (128, 1200)
-    assert FrontendConfig().n_mels == 128
+
+
+def test_a_picture_is_drawn_with_the_frontend_of_the_checkpoint(tiny):
+    """A tone at half the highest frequency lies where that is on the mel scale of another rate, range and hop."""
+    frontend = FrontendConfig(
+        16_000, n_fft=512, window_samples=400, hop_samples=320, n_mels=40, fmin_hz=100, fmax_hz=6000
+    )
+    config = replace(tiny.config, frontend=frontend)
+    tagger = Tagger(replace(tiny, config=config), runtime="torch", device="cpu")
+    tone = np.sin(2 * np.pi * 3000 * np.arange(12 * 16_000) / 16_000).astype(np.float32)
+    prediction = tagger.predict(tone, hop_s=1.0)
+    assert prediction.frontend == frontend
+    axes = prediction.plot(tone, k=3).axes[0]
+    image = np.asarray(axes.images[0].get_array())
+    assert image.shape == (40, 600), "40 bands, and a column for each of 20 ms"
+    low, high = axes.images[0].get_extent()[2:]
+    loudest = low + (image.mean(1).argmax() + 0.5) * (high - low) / 40
+    assert loudest == pytest.approx(np.log1p(3000 / 700), abs=(high - low) / 40)
+    assert axes.get_ylim() == pytest.approx((np.log1p(100 / 700), np.log1p(6000 / 700)))
 
 
 def test_pictures_need_no_pyplot(tmp_path):

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from audiotag import AudioError, AudiotagError, InvalidInputError, Tagger
 from audiotag.checkpoints.load import build
 from audiotag.frontend.logmel import LogMel
+from audiotag.live.stream import Stream
 from audiotag.runtimes.fused import fuse
 
 from .tiny import RATE, sound, tiny_checkpoint
@@ -301,6 +302,27 @@ def test_shorter_windows_are_those_of_predict(tagger):
     whole = [w for w in windows if w.end_s - w.start_s == 3]
     assert [w.start_s for w in whole] == expected.window_start_s.tolist() == [0, 1.5, 3, 4.5]
     np.testing.assert_allclose([w.scores for w in whole], expected.window_scores, atol=1e-5)
+
+
+@pytest.mark.parametrize(("window_s", "hop_s"), [(10.0, 2.5), (10.0, None), (3.0, 1.5)])
+def test_whoever_watches_sees_what_is_scored(tagger, window_s, hop_s):
+    """Each window once, with the log-mel of it alone, shared frames or not."""
+    seen = []
+    stream = Stream(
+        tagger.engine,
+        tagger.labels,
+        window_s=window_s,
+        hop_s=hop_s,
+        watch=lambda window, logmel: seen.append((window, np.asarray(logmel))),
+    )
+    assert stream.hop_s == (window_s if hop_s is None else hop_s)
+    clip = sound(21)
+    windows = scored(run(stream, np.array_split(clip, 7)))
+    assert [(w.start / RATE, w.stop / RATE) for w, _ in seen] == [(w.start_s, w.end_s) for w in windows]
+    for window, logmel in seen:
+        whole = np.resize(clip[window.start : window.stop], 10 * RATE)
+        expected = LogMel()(torch.from_numpy(whole)[None]).numpy()
+        assert logmel.shape == expected.shape and np.abs(logmel - expected).max() < 1e-3
 
 
 def test_threads_that_push_into_one_stream_are_taken_in_turn(short_tagger):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -17,7 +16,7 @@ LARGEST_SAMPLE = 1e10
 
 
 class ArrayReader:
-    """Mono float32 blocks of an array; the array itself is neither copied as a whole nor changed.
+    """Reader of an array, as mono float32 blocks; the array is neither copied as a whole nor changed.
 
     Parameters
     ----------
@@ -152,12 +151,6 @@ def to_float(samples: np.ndarray) -> np.ndarray:
         wide -= half
     wide *= 1 / half
     return wide.astype(np.float32, copy=False)
-
-
-def is_tensor(value: Any) -> bool:
-    """Whether ``value`` is a torch tensor; torch is not imported to find out."""
-    torch = sys.modules.get("torch")
-    return torch is not None and isinstance(value, torch.Tensor)
 
 
 def tensor_to_array(tensor: Any, name: str) -> np.ndarray:

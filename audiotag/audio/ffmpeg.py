@@ -28,7 +28,7 @@ BLOCK_SAMPLES = 1 << 16
 
 
 class MediaReader:
-    """Mono blocks of the first sound track of a file that ffmpeg's libraries can open.
+    """Reader of the first sound track of a file that ffmpeg's libraries can open, as mono blocks.
 
     Parameters
     ----------

@@ -30,14 +30,14 @@ _MP3_LEFT_BYTES = 1 << 18  # more than the tags behind the last frame and a buff
 
 
 class _ForwardSoundFile(soundfile.SoundFile):
-    """After each read, SoundFile seeks to where it already is, which costs opus and mp3 more than the reading."""
+    """A SoundFile that is read forwards: it would seek to where it is after each read, at more than the read costs."""
 
     def seekable(self) -> bool:
         return False
 
 
 class SoundFileReader:
-    """Mono blocks of a file that libsndfile decodes; contents decide the format, never the name.
+    """Reader of a file that libsndfile decodes, as mono blocks; contents decide the format, never the name.
 
     Parameters
     ----------

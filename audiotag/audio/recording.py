@@ -11,9 +11,9 @@ from typing import IO, TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
-from ..checks import check_rate, checked_seconds
-from ..errors import AudioError, AudiotagError, InvalidInputError
-from .arrays import ArrayReader, check_samples, is_tensor, tensor_to_array
+from ..checks import check_rate, is_tensor
+from ..errors import AudioError, InvalidInputError
+from .arrays import ArrayReader, check_samples, tensor_to_array
 from .ffmpeg import MediaReader
 from .libsndfile import SoundFileReader
 from .opening import open_file, open_path
@@ -48,13 +48,13 @@ class AudioStream:
     target_rate_hz : int
         Rate of what `blocks` gives.
     duration_s : float or None
-        Length of the selected part as far as the header tells; None where only decoding can tell.
+        Its length as far as the header tells; None where only decoding can tell.
     warnings : list of str
         What the recording lacks, such as the end of a truncated file, or what else to look at, such as floats far
         beyond full scale. Complete when `blocks` has ended.
     """
 
-    def __init__(self, reader: Reader, name: str, target_rate_hz: int, start_s: float, stop_s: float | None) -> None:
+    def __init__(self, reader: Reader, name: str, target_rate_hz: int) -> None:
         self.name = name
         self.source_rate_hz = reader.rate_hz
         self.channels = reader.channels
@@ -62,23 +62,17 @@ class AudioStream:
         self._reader = reader
         self._spent = False
         self._warnings = reader.warnings
-        self._start = round(start_s * reader.rate_hz)
-        self._stop = None if stop_s is None else round(stop_s * reader.rate_hz)
-        if reader.frames is not None and self._start and self._start >= reader.frames:
-            length = reader.frames / reader.rate_hz
-            raise InvalidInputError(f"{name}: start_s must lie before the end at {length:g} s, got {start_s!r}")
-        ends = [end for end in (self._stop, reader.frames) if end is not None]
-        known = reader.frames is not None
-        self.duration_s = (min(ends) - self._start) / reader.rate_hz if known else None
+        self.duration_s = None if reader.frames is None else reader.frames / reader.rate_hz
 
     @property
     def warnings(self) -> list[str]:
+        """What is not as it should be, each with the recording's name."""
         return [f"{self.name}: {text}" for text in self._warnings]
 
     def blocks(self) -> Iterator[np.ndarray]:
         """Yield mono float32 blocks at ``target_rate_hz``, in [-1, 1] for integer sources, of any length, never empty.
 
-        Concatenated they equal soxr's HQ resampling of the whole selection. A block may be a view of the array that
+        Concatenated they equal soxr's HQ resampling of the whole recording. A block may be a view of the array that
         was given: copy before changing it.
 
         Raises
@@ -88,10 +82,10 @@ class AudioStream:
         InvalidInputError
             The stream was closed or read before.
         """
-        yield from self._resampled(self._start, self._stop)
+        yield from self._resampled(0, None)
 
     def section(self, start: int, stop: int | None = None) -> Iterator[np.ndarray]:
-        """Yield samples ``start`` to ``stop`` of what `blocks` gives of a whole recording, read from near there.
+        """Yield samples ``start`` to ``stop`` of what `blocks` gives, read from near there.
 
         Positions are samples at ``target_rate_hz``; None is the end. Reading begins a second or more before and ends a
         second behind, so that the resampler's filter and the decoder have settled: the samples are those of `blocks`
@@ -102,7 +96,6 @@ class AudioStream:
         AudioError
             As `blocks`, and where the recording cannot be read from there on.
         """
-        assert not self._start and self._stop is None, "sections are of whole recordings"
         unit_hz = math.gcd(self.source_rate_hz, self.target_rate_hz)  # both rates have a sample at each of its ticks
         per_unit = self.target_rate_hz // unit_hz
         unit = max(0, start // per_unit - unit_hz * CONTEXT_S)
@@ -167,8 +160,6 @@ def open_audio(
     *,
     target_rate_hz: int,
     sample_rate_hz: int | None = None,
-    start_s: float = 0.0,
-    stop_s: float | None = None,
 ) -> AudioStream:
     """Open a recording, whatever holds it, to be read as mono float32 at ``target_rate_hz``.
 
@@ -184,8 +175,6 @@ def open_audio(
         Rate of the result, in Hz.
     sample_rate_hz
         Rate of an array that brings none; None takes it to be at ``target_rate_hz``. Files bring their own.
-    start_s, stop_s
-        The part to read, in seconds from the beginning; None reads to the end. The part is cut before resampling.
 
     Raises
     ------
@@ -199,13 +188,8 @@ def open_audio(
         return source.open_stream(target_rate_hz)
     if sample_rate_hz is not None:
         sample_rate_hz = check_rate(sample_rate_hz)
-    _check_span(start_s, stop_s)
     reader, name = _open_reader(source, sample_rate_hz, target_rate_hz)
-    try:
-        return AudioStream(reader, name, target_rate_hz, start_s, stop_s)
-    except AudiotagError:
-        reader.close()
-        raise
+    return AudioStream(reader, name, target_rate_hz)
 
 
 def load_audio(source: Any, *, target_rate_hz: int, sample_rate_hz: int | None = None) -> np.ndarray:
@@ -213,15 +197,6 @@ def load_audio(source: Any, *, target_rate_hz: int, sample_rate_hz: int | None =
     with open_audio(source, target_rate_hz=target_rate_hz, sample_rate_hz=sample_rate_hz) as stream:
         blocks = list(stream.blocks())
     return np.concatenate(blocks)
-
-
-def _check_span(start_s: Any, stop_s: Any) -> None:
-    for what, value in (("start_s", start_s), ("stop_s", stop_s)):
-        if value is None and what == "stop_s":
-            continue
-        checked_seconds(value, what)
-    if stop_s is not None and stop_s <= start_s:
-        raise InvalidInputError(f"stop_s must be greater than start_s, got start_s={start_s!r}, stop_s={stop_s!r}")
 
 
 def _open_reader(source: Any, rate_hz: int | None, target_rate_hz: int) -> tuple[Reader, str]:

@@ -13,7 +13,7 @@ BUFFER_BYTES = 1 << 16
 
 
 class UndecodableError(Exception):
-    """A decoder does not know what it was given; another may. ``damaged``: it knows the format, but not these bytes."""
+    """Raised where a decoder cannot read a file; another may. ``damaged``: it knows the format, but not these bytes."""
 
     def __init__(self, reason: str, *, damaged: bool = False) -> None:
         super().__init__(reason)
@@ -21,7 +21,7 @@ class UndecodableError(Exception):
 
 
 class SourceFile(io.BufferedReader):
-    """Reads a seekable file, and keeps what goes wrong for `check`: raised in a C callback, it could only be printed.
+    """A seekable file that keeps what goes wrong for `check`: raised in a C callback, an error could only be printed.
 
     Parameters
     ----------

@@ -16,7 +16,26 @@ Token = str | bool | None
 
 @dataclass(frozen=True)
 class Access:
-    """Where downloads are kept, and what may be fetched; the meaning of each is told in `load_checkpoint`."""
+    """Where downloads are kept, and what may be fetched.
+
+    Attributes
+    ----------
+    cache_dir : path, optional
+        Where downloads are kept, instead of under ``HF_HOME``.
+    local_files_only : bool
+        Use what is cached and do not touch the network, as ``HF_HUB_OFFLINE=1`` does.
+    token : str or bool, optional
+        Of the Hub, as in `huggingface_hub`.
+    revision : str, optional
+        Commit, tag or branch of a Hub repository; only for those.
+    allow_unverified : bool
+        Fetch files whose digest is not known; the digest found is logged and holds from then on.
+
+    Raises
+    ------
+    InvalidInputError
+        One is of a type that it cannot be.
+    """
 
     cache_dir: CacheDir = None
     local_files_only: bool = False

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 from ..errors import CheckpointError, DownloadError, VerificationError
 from . import hub
-from .access import Access, CacheDir, Token
+from .access import Access
 from .digests import difference
 from .manifest import HUB_FILE, Entry, Manifest, Source, manifest
 
@@ -58,7 +58,7 @@ def is_cached(entry: Entry, access: Access = Access()) -> Path | None:
     return next((path for path in paths if path is not None), None)
 
 
-def status(name: str, *, cache_dir: CacheDir = None) -> dict[str, Any]:
+def status(name: str, access: Access = Access()) -> dict[str, Any]:
     """Collect what ``audiotag models`` shows of an entry.
 
     Returns
@@ -70,7 +70,7 @@ def status(name: str, *, cache_dir: CacheDir = None) -> dict[str, Any]:
     known = manifest()
     entry = known.entry(name)
     source = known.usable_sources(entry)[0]
-    cached = is_cached(entry, Access(cache_dir))
+    cached = is_cached(entry, access)
     places = {"package": "package", "hub": f"Hub {known.hub_repository(name)}", "release": "authors' release"}
     return {
         "name": name,
@@ -84,23 +84,14 @@ def status(name: str, *, cache_dir: CacheDir = None) -> dict[str, Any]:
     }
 
 
-def fetch(
-    name: str,
-    *,
-    revision: str | None = None,
-    cache_dir: CacheDir = None,
-    local_files_only: bool = False,
-    token: Token = None,
-    allow_unverified: bool = False,
-) -> Path:
-    """Fetch and verify a checkpoint of the manifest, or a Hub repository's, for later use; see `load_checkpoint`.
+def fetch(name: str, access: Access = Access()) -> Path:
+    """Fetch and verify a checkpoint of the manifest, or a Hub repository's, for later use.
 
     Returns
     -------
     Path
         The weights' file.
     """
-    access = Access(cache_dir, local_files_only, token, revision, allow_unverified)
     known = manifest()
     if name not in known.entries and "/" in name:
         return fetch_repository(name, access)[0] / HUB_FILE

@@ -18,7 +18,7 @@ from ..config import N_AUDIOSET_LABELS, CheckpointConfig
 from ..errors import AudiotagError, CheckpointError, InvalidInputError
 from ..labels.label_set import LabelSet, audioset_labels
 from ..networks.state import check_state, network_state
-from .access import Access, CacheDir, Token
+from .access import Access
 from .digests import digests
 from .fetch import CONFIG_FILE, fetch_entry, fetch_repository, release_url
 from .identify import infer_config
@@ -76,15 +76,7 @@ class Checkpoint:
         return own if head is None else own.extended(head.labels)
 
 
-def load_checkpoint(
-    name_or_path: str | os.PathLike[str] | None = None,
-    *,
-    revision: str | None = None,
-    cache_dir: CacheDir = None,
-    local_files_only: bool = False,
-    token: Token = None,
-    allow_unverified: bool = False,
-) -> Checkpoint:
+def load_checkpoint(name_or_path: str | os.PathLike[str] | None = None, access: Access = Access()) -> Checkpoint:
     """Find, verify, read and check a checkpoint.
 
     Parameters
@@ -93,16 +85,8 @@ def load_checkpoint(
         What it is, the first that fits: nothing, for the built-in checkpoint; a name of the manifest (a file or
         folder of the same name is reached as ``./name``); an existing folder with ``config.json`` and
         ``model.safetensors``; an existing ``.safetensors`` or ``.pt`` file; a Hub repository id, ``owner/name``.
-    revision : str, optional
-        Commit, tag or branch of a Hub repository; only for those.
-    cache_dir : path, optional
-        Where downloads are kept, instead of under ``HF_HOME``.
-    local_files_only : bool
-        Use what is cached and do not touch the network, as ``HF_HUB_OFFLINE=1`` does.
-    token : str or bool, optional
-        Of the Hub, as in `huggingface_hub`.
-    allow_unverified : bool
-        Fetch files whose digest is not known; the digest found is logged and holds from then on.
+    access : Access
+        Where downloads are kept, and what may be fetched.
 
     Raises
     ------
@@ -122,13 +106,12 @@ def load_checkpoint(
     target = os.fspath(name)
     if not isinstance(target, str) or not target or "\0" in target:
         raise InvalidInputError(f"name_or_path must be a non-empty string or path, got {shown(target)}")
-    access = Access(cache_dir, local_files_only, token, revision, allow_unverified)
     if isinstance(name, str) and target in known.entries:
-        _refuse_revision(revision, f"the manifest pins {target!r}")
+        _refuse_revision(access.revision, f"the manifest pins {target!r}")
         return load_entry(known.entries[target], known, access)
     path = os.path.expanduser(target)
     if os.path.exists(path):
-        _refuse_revision(revision, f"{shown(target)} is a local file or folder")
+        _refuse_revision(access.revision, f"{shown(target)} is a local file or folder")
         return _load_folder(Path(path), path) if os.path.isdir(path) else _load_file(Path(path))
     is_file = target.endswith((".safetensors", *PT_SUFFIXES))
     if isinstance(name, str) and REPOSITORY_ID.fullmatch(target) and not is_file:

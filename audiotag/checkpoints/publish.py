@@ -19,7 +19,7 @@ from typing import Any
 
 from ..errors import AudiotagError, CheckpointError, InvalidInputError
 from ..files import write_whole
-from .access import Access, Token
+from .access import Access
 from .digests import Digests, digests
 from .fetch import fetch_entry, package_path
 from .load import load_checkpoint, load_entry, save_weights
@@ -57,18 +57,16 @@ def write_manifest(known: Manifest, path: Path) -> None:
     write_whole(path.resolve(), text.encode())
 
 
-def publish_to_hub(
-    known: Manifest, name: str, namespace: str, *, token: Token = None, private: bool = False
-) -> Manifest:
+def publish_to_hub(known: Manifest, name: str, namespace: str, *, private: bool = False) -> Manifest:
     """Convert and upload an entry's checkpoint, from its other sources; returns the manifest that records it."""
     if known.hub_namespace not in (None, namespace):
         raise InvalidInputError(f"namespace must be the manifest's {known.hub_namespace!r}, got {namespace!r}")
     entry = known.entry(name)
     elsewhere = replace(entry, sources=tuple(source for source in entry.sources if source.kind != "hub"))
-    checkpoint = load_entry(elsewhere, known, Access(token=token))
+    checkpoint = load_entry(elsewhere, known)
     with tempfile.TemporaryDirectory() as folder:
         save_checkpoint(checkpoint, folder)
-        revision = push_to_hub(folder, f"{namespace}/{name}", token=token, private=private, message=f"Add {name}")
+        revision = push_to_hub(folder, f"{namespace}/{name}", private=private, message=f"Add {name}")
         found = digests(Path(folder) / HUB_FILE)
     source = Source("hub", HUB_FILE, size=found.size, sha256=found.sha256, revision=revision)
     return with_source(replace(known, hub_namespace=namespace), name, source)
@@ -128,6 +126,7 @@ def pin(known: Manifest, name: str) -> tuple[Manifest, Digests]:
 
 
 def build_parser() -> argparse.ArgumentParser:
+    """Build the command line."""
     parser = argparse.ArgumentParser(
         prog="python -m audiotag.checkpoints.publish", description=(__doc__ or "").split("\n")[0]
     )
@@ -150,6 +149,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def run(args: argparse.Namespace) -> None:
+    """Do what the command line says, and write the manifest."""
     known = parse(args.manifest.read_text(encoding="utf-8"), str(args.manifest))
     if args.command == "package":
         options = (*TEXT_FACTS, "mean_average_precision")
@@ -169,6 +169,7 @@ def run(args: argparse.Namespace) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; returns its exit code."""
     try:
         run(build_parser().parse_args(argv))
     except (AudiotagError, OSError) as error:

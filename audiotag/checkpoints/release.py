@@ -8,8 +8,10 @@ versions supported here, so that what it raises cannot be told apart.
 from __future__ import annotations
 
 import http.client
+import io
 import logging
 import os
+import socket
 import ssl
 import sys
 import time
@@ -18,6 +20,7 @@ import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 from filelock import FileLock, Timeout
@@ -40,7 +43,7 @@ REPLACED = "the file may have been replaced; check the address, and report it if
 
 
 class _Transient(Exception):
-    """A failure that another attempt may not meet."""
+    """Raised for a failure that another attempt may not meet."""
 
 
 def record_path(path: Path) -> Path:
@@ -166,9 +169,9 @@ def _open(url: str, headers: dict[str, str], part: Path) -> http.client.HTTPResp
         if urlsplit(url).scheme not in ("http", "https"):
             raise ValueError("only http and https can be")
         try:
-            opened: http.client.HTTPResponse = urllib.request.urlopen(
-                urllib.request.Request(url, headers=headers), timeout=TIMEOUT_S
-            )
+            opener = urllib.request.build_opener(_HTTPHandler, _HTTPSHandler)
+            request = urllib.request.Request(url, headers=headers)
+            opened: http.client.HTTPResponse = opener.open(request, timeout=TIMEOUT_S)
         except urllib.error.HTTPError as error:
             if error.code == http.HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
                 part.unlink(missing_ok=True)
@@ -177,18 +180,73 @@ def _open(url: str, headers: dict[str, str], part: Path) -> http.client.HTTPResp
 
 
 def _chunks(response: http.client.HTTPResponse, url: str) -> Iterator[bytes]:
-    since, count = time.monotonic(), 0
     while True:
         with _explained(url):
             chunk = response.read1(CHUNK_BYTES)
         if not chunk:
             return
         yield chunk
-        count += len(chunk)
-        if time.monotonic() - since > TIMEOUT_S:
-            if count < LEAST_BYTES:
-                raise _Transient(f"no more than {count} bytes in {TIMEOUT_S:g} s")
-            since, count = time.monotonic(), 0
+
+
+class _PacedFile(io.RawIOBase):
+    """The bytes a server sends, headers and body; `_Transient` where they are fewer than LEAST_BYTES in TIMEOUT_S.
+
+    A socket's own timeout bounds each wait, so that a server could keep a download, and all that wait for it, for ever.
+    """
+
+    def __init__(self, sock: socket.socket) -> None:
+        self._file = sock.makefile("rb", buffering=0)
+        self.restart()
+
+    def restart(self) -> None:
+        """Count anew: what was slow so far is forgiven."""
+        self._since, self._count = time.monotonic(), 0
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        n_bytes = self._file.readinto(buffer) or 0
+        self._count += n_bytes
+        if n_bytes and time.monotonic() - self._since > TIMEOUT_S:
+            if self._count < LEAST_BYTES:
+                raise _Transient(f"no more than {self._count} bytes in {TIMEOUT_S:g} s")
+            self.restart()
+        return n_bytes
+
+    def close(self) -> None:
+        self._file.close()
+        super().close()
+
+
+class _PacedResponse(http.client.HTTPResponse):
+    def __init__(self, sock: socket.socket, *args: Any, **options: Any) -> None:
+        super().__init__(sock, *args, **options)
+        self.fp.close()
+        self._paced = _PacedFile(sock)
+        self.fp = io.BufferedReader(self._paced)
+
+    def begin(self) -> None:
+        super().begin()
+        self._paced.restart()
+
+
+class _HTTPConnection(http.client.HTTPConnection):
+    response_class = _PacedResponse
+
+
+class _HTTPSConnection(http.client.HTTPSConnection):
+    response_class = _PacedResponse
+
+
+class _HTTPHandler(urllib.request.HTTPHandler):
+    def http_open(self, req: urllib.request.Request) -> http.client.HTTPResponse:
+        return self.do_open(_HTTPConnection, req)
+
+
+class _HTTPSHandler(urllib.request.HTTPSHandler):
+    def https_open(self, req: urllib.request.Request) -> http.client.HTTPResponse:
+        return self.do_open(_HTTPSConnection, req)
 
 
 @contextmanager

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from ..errors import InvalidInputError, OutputError
 from ..files import ADVICE, whole_folder, write_whole
-from .access import CacheDir, Token
+from .access import Access
 from .card import model_card
 from .fetch import CONFIG_FILE
 from .load import Checkpoint, config_text, load_checkpoint, save_weights
@@ -16,15 +16,7 @@ from .manifest import HUB_FILE
 CARD_FILE = "README.md"
 
 
-def convert(
-    source: str | os.PathLike[str],
-    folder: str | os.PathLike[str],
-    *,
-    cache_dir: CacheDir = None,
-    local_files_only: bool = False,
-    token: Token = None,
-    allow_unverified: bool = False,
-) -> Path:
+def convert(source: str | os.PathLike[str], folder: str | os.PathLike[str], access: Access = Access()) -> Path:
     """Write a checkpoint as a folder that can be published as it is.
 
     Parameters
@@ -33,6 +25,8 @@ def convert(
         Anything `load_checkpoint` takes: a released ``.pt``, a name, a folder, a repository.
     folder : path
         Must be new or empty; it appears whole or not at all.
+    access : Access
+        As for `load_checkpoint`.
 
     Returns
     -------
@@ -48,9 +42,7 @@ def convert(
     OutputError
         If the folder cannot be written.
     """
-    checkpoint = load_checkpoint(
-        source, cache_dir=cache_dir, local_files_only=local_files_only, token=token, allow_unverified=allow_unverified
-    )
+    checkpoint = load_checkpoint(source, access)
     with whole_folder(folder) as made:
         save_checkpoint(checkpoint, made)
     return Path(folder).expanduser()

@@ -15,7 +15,8 @@ from typing import Any
 import numpy as np
 from safetensors import deserialize, safe_open
 
-from ..errors import CheckpointError, MissingDependencyError
+from ..checks import imported
+from ..errors import CheckpointError
 from ..files import write_whole
 from ..networks.state import few
 
@@ -69,13 +70,11 @@ def read_pt(path: Path) -> dict[str, Any]:
     MissingDependencyError
         If torch, which reads such files, is not installed.
     """
-    try:
-        import torch
-    except ImportError as error:
-        raise MissingDependencyError(
-            f"{path}: reading a .pt file needs torch: pip install torch; or, where torch is, make safetensors of it "
-            "with Tagger.save_pretrained"
-        ) from error
+    torch = imported(
+        f"{path}: reading a .pt file needs torch: pip install torch; or, where torch is, make safetensors of it with "
+        "Tagger.save_pretrained",
+        "torch",
+    )
     try:
         with path.open("rb") as file:
             is_zip = file.read(len(ZIP_MAGIC)) == ZIP_MAGIC  # what torch.load looks at, too

@@ -48,9 +48,10 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
 
 def run_models(args: argparse.Namespace) -> int:
     """Print the checkpoints there are."""
+    from ..checkpoints.access import Access
     from ..checkpoints.fetch import status  # no torch: only the manifest and a look into the cache
 
-    found = [status(name, cache_dir=args.cache_dir) for name in _manifest().entries]
+    found = [status(name, Access(args.cache_dir)) for name in _manifest().entries]
     if args.format == "json":
         print(json.dumps(found, indent=1))
         return 0
@@ -95,17 +96,19 @@ def _size(facts: dict[str, Any]) -> str:
 
 def run_fetch(args: argparse.Namespace) -> int:
     """Download a checkpoint and print where it is."""
+    from ..checkpoints.access import Access
     from ..checkpoints.fetch import fetch
 
-    print(fetch(args.name, cache_dir=args.cache_dir, allow_unverified=args.allow_unverified))
+    print(fetch(args.name, Access(args.cache_dir, allow_unverified=args.allow_unverified)))
     return 0
 
 
 def run_convert(args: argparse.Namespace) -> int:
     """Write a folder for the Hub and print where it is."""
+    from ..checkpoints.access import Access
     from ..checkpoints.save import convert
 
-    print(convert(args.source, args.folder, cache_dir=args.cache_dir, allow_unverified=args.allow_unverified))
+    print(convert(args.source, args.folder, Access(args.cache_dir, allow_unverified=args.allow_unverified)))
     return 0
 
 
@@ -130,16 +133,7 @@ def run_labels(args: argparse.Namespace) -> int:
     labels = audioset_labels()
     found = labels.find(" ".join(args.words)) if args.words else list(labels)
     if args.format == "json":
-        plain = [
-            {
-                "index": label.index,
-                "mid": label.mid,
-                "name": label.display_name,
-                "parents": [node.name for node in labels.parents(label)],
-            }
-            for label in found
-        ]
-        print(json.dumps(plain, indent=1, ensure_ascii=False))
+        print(json.dumps([labels.describe(label) for label in found], indent=1, ensure_ascii=False))
     elif found:
         rows = [["index", "mid", "name", "under"]]
         for label in found:

@@ -118,7 +118,7 @@ def _tell(message: str) -> None:
 
 
 class _Told(logging.Handler):
-    """What the library logs, told as everything else is."""
+    """Handler that tells what the library logs as everything else is told."""
 
     def emit(self, record: logging.LogRecord) -> None:
         _tell(record.getMessage())

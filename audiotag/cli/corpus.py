@@ -4,15 +4,22 @@ from __future__ import annotations
 
 import argparse
 import re
-import sys
-from contextlib import ExitStack
-from typing import IO
+from contextlib import closing
 
-from ..errors import InvalidInputError
-from ..runs.inputs import STDIN, read_list
-from .options import add_hop, add_labels, add_model, add_on_off, add_window, number_or_all, score_or_auto
+from .options import (
+    add_from_file,
+    add_hop,
+    add_labels,
+    add_model,
+    add_on_off,
+    add_roll_up,
+    add_top,
+    add_window,
+    checkpoint_options,
+    chosen_top,
+)
+from .session import Inputs
 
-DEFAULT_TOP = 10
 NOTES = """\
 INPUT is a file, a folder, a pattern in quotes, a Parquet file with a column of audio bytes, or a WebDataset tar
 archive: local, or an address (s3://, gs://, ... whatever pyarrow or fsspec can open). A recording that cannot be
@@ -38,10 +45,8 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
         epilog=NOTES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("inputs", nargs="*", metavar="INPUT", help="files, folders, patterns, local or addresses")
-    parser.add_argument(
-        "--from-file", metavar="LIST", help="also what LIST names, one per line or NUL-separated; - is stdin"
-    )
+    parser.add_argument("paths", nargs="*", metavar="INPUT", help="files, folders, patterns, local or addresses")
+    add_from_file(parser)
     parser.add_argument("-o", "--output", required=True, metavar="FOLDER", help="folder of Parquet files to write")
     parser.add_argument("--resume", action="store_true", help="go on with the run in FOLDER; take new inputs too")
     parser.add_argument("--retry-errors", action="store_true", help="go on, and do again what failed")
@@ -52,21 +57,10 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
     kind = what.add_mutually_exclusive_group()
     kind.add_argument("--events", action="store_true", help="when things happen; long recordings are then not cut")
     kind.add_argument("--embed", action="store_true", help="feature vectors, in float16")
-    what.add_argument(
-        "--top",
-        type=number_or_all,
-        metavar="N",
-        help=f"at most N labels, or all (default: {DEFAULT_TOP}; all that reach --threshold if that is given)",
-    )
-    what.add_argument(
-        "--threshold",
-        type=score_or_auto,
-        metavar="SCORE",
-        help="only labels scoring at least this, 0 to 1, or auto: each label's threshold stored with the checkpoint",
-    )
+    add_top(what)
     add_on_off(what, "score that an event must reach", "score that it must keep")
     add_labels(what)
-    what.add_argument("--roll-up", action="store_true", help="give a label at least the best score of those under it")
+    add_roll_up(what)
     what.add_argument("--layer", action="append", metavar="NAME", help="of --embed; see 'audiotag embed --help'")
     what.add_argument("--windows", action="store_true", help="each window's tags, or vector, too")
     add_window(what)
@@ -112,18 +106,14 @@ def run(args: argparse.Namespace) -> int:
     """Run over a corpus."""
     from ..corpus.driver import run as run_corpus
 
-    if not args.inputs and args.from_file is None:
-        raise InvalidInputError("nothing to do: name files, folders or addresses, or a list of them with --from-file")
     if args.retry_errors:
         args.resume = True
-    top = args.top if args.top is not None else DEFAULT_TOP if args.threshold is None else 0
-    with ExitStack() as stack:
-        listed = read_list(_list(args.from_file, stack), args.from_file) if args.from_file is not None else ()
+    with closing(Inputs(args)) as inputs:
         summary = run_corpus(
-            args.inputs,
+            inputs.paths,
             args.output,
             kind="events" if args.events else "embeddings" if args.embed else "tags",
-            top=top or None,
+            top=chosen_top(args),
             threshold=args.threshold,
             on=args.on,
             off=args.off,
@@ -136,7 +126,7 @@ def run(args: argparse.Namespace) -> int:
             aggregate=args.aggregate,
             layer=args.layer or "embedding",
             segment_s=args.segment,
-            listed=listed,
+            listed=inputs.listed(),
             audio_column=args.audio_column,
             resume=args.resume,
             retry_errors=args.retry_errors,
@@ -153,21 +143,9 @@ def run(args: argparse.Namespace) -> int:
             device=args.device,
             dtype=args.dtype,
             batch_size=args.batch_size,
-            revision=args.revision,
-            cache_dir=args.cache_dir,
-            local_files_only=args.local_files_only,
-            allow_unverified=args.allow_unverified,
+            **checkpoint_options(args),
         )
     return 1 if summary.failed else 0
-
-
-def _list(name: str, stack: ExitStack) -> IO[bytes]:
-    if name == STDIN:
-        return sys.stdin.buffer
-    try:
-        return stack.enter_context(open(name, "rb"))
-    except OSError as error:
-        raise InvalidInputError(f"--from-file {name}: cannot be read: {error.strerror or error}") from error
 
 
 def _actors(text: str) -> tuple[int, int | None]:

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ..errors import InvalidInputError
+from ..runs.progress import tell
 from ..text import clock, printable
 
 DATA = """\
@@ -27,6 +28,7 @@ UNITS = {"": 1, "s": 1, "m": 60, "min": 60, "h": 3600}
 
 
 def add_parser(commands: argparse._SubParsersAction) -> None:
+    """Add ``fit`` and ``evaluate`` to the command's parsers."""
     fit = commands.add_parser(
         "fit",
         help="learn labels of your own from labelled recordings (needs audiotag-dymn[fit])",
@@ -112,6 +114,7 @@ def _seconds(text: str) -> float:
 
 
 def run_fit(args: argparse.Namespace) -> int:
+    """Learn own labels, and print how well they are told."""
     from ..training.fit.run import fit
 
     if args.output is None and not args.dry_run:
@@ -138,7 +141,7 @@ def run_fit(args: argparse.Namespace) -> int:
         )
     warnings = made.metrics["warnings"] if args.dry_run else made.metrics["data"]["warnings"]
     for line in warnings:
-        print(f"audiotag: warning: {printable(line)}", file=sys.stderr)
+        tell(f"warning: {line}")
     if args.dry_run:
         _print_plan(made.metrics)
         return 0
@@ -148,6 +151,7 @@ def run_fit(args: argparse.Namespace) -> int:
 
 
 def run_evaluate(args: argparse.Namespace) -> int:
+    """Print how well a checkpoint does on labelled recordings."""
     from ..training.fit.evaluate import evaluate
 
     with _Bar(quiet=args.quiet) as bar:
@@ -162,7 +166,7 @@ def run_evaluate(args: argparse.Namespace) -> int:
             progress=bar,
         )
     for line in made.metrics["data"]["warnings"]:
-        print(f"audiotag: warning: {printable(line)}", file=sys.stderr)
+        tell(f"warning: {line}")
     _print_figures(made.metrics)
     if made.folder is not None:
         print(f"\n{made.folder}: report.html has the rest")
@@ -206,7 +210,7 @@ def _print_figures(metrics: Mapping[str, Any]) -> None:
 
 
 class _Bar:
-    """Progress of one thing after another, on a terminal."""
+    """Progress bar of one thing after another, on a terminal."""
 
     def __init__(self, *, quiet: bool) -> None:
         self._bar: Any = None
@@ -226,6 +230,7 @@ class _Bar:
         self._bar.update(done - self._bar.n)
 
     def close(self) -> None:
+        """Take the bar away."""
         if self._bar is not None:
             self._bar.close()
             self._bar = None

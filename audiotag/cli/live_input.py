@@ -26,7 +26,7 @@ HEADERS = {b"RIFF": "WAV", b"RF64": "WAV", b"fLaC": "FLAC", b"OggS": "Ogg", b"ID
 
 
 class Interrupt:
-    """SIGINT and SIGTERM, let through only while input is waited for: so never in the middle of a window.
+    """Guard that lets SIGINT and SIGTERM through only while input is waited for: never in the middle of a window.
 
     A second one comes through at once.
     """
@@ -52,7 +52,7 @@ class Interrupt:
         self.requested = True
 
     def wait(self, read: Callable[[], Any]) -> Any:
-        """Call `read`; None where an interrupt came."""
+        """Call `read` and return what it does; None where an interrupt came."""
         try:
             self._waiting = True
             return None if self.requested else read()

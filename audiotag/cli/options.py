@@ -3,6 +3,48 @@
 from __future__ import annotations
 
 import argparse
+from typing import Any
+
+DEFAULT_TOP = 10
+
+
+def add_top(parser: argparse._ActionsContainer) -> None:
+    """Add ``--top`` and ``--threshold``, which choose tags; `chosen_top` reads the first."""
+    parser.add_argument(
+        "--top",
+        type=number_or_all,
+        metavar="N",
+        help=f"at most N labels, or all (default: {DEFAULT_TOP}; all that reach --threshold if that is given)",
+    )
+    parser.add_argument(
+        "--threshold",
+        type=score_or_auto,
+        metavar="SCORE",
+        help="only labels scoring at least this, 0 to 1, or auto: each label's threshold stored with the checkpoint "
+        "(default: auto for own labels, else none)",
+    )
+
+
+def chosen_top(args: argparse.Namespace) -> int | None:
+    """Return how many tags the options ask for at most, None for all."""
+    top = args.top if args.top is not None else DEFAULT_TOP if args.threshold is None else 0
+    return top or None
+
+
+def add_roll_up(parser: argparse._ActionsContainer) -> None:
+    """Add ``--roll-up``."""
+    parser.add_argument(
+        "--roll-up", action="store_true", help="give a label at least the best score of the labels under it"
+    )
+
+
+def add_from_file(parser: argparse._ActionsContainer) -> None:
+    """Add ``--from-file``; `audiotag.cli.session.Inputs` reads it."""
+    parser.add_argument(
+        "--from-file",
+        metavar="LIST",
+        help="also the files and folders named in LIST, one per line or NUL-separated; - reads the list from stdin",
+    )
 
 
 def add_labels(parser: argparse._ActionsContainer) -> None:
@@ -63,6 +105,11 @@ def add_model(parser: argparse.ArgumentParser) -> None:
     add_cache_option(group)
     group.add_argument("--local-files-only", action="store_true", help="never download")
     add_unverified_option(group)
+
+
+def checkpoint_options(args: argparse.Namespace) -> dict[str, Any]:
+    """Return what the group "checkpoint" says of finding one, as arguments of `Tagger.from_pretrained`."""
+    return {name: getattr(args, name) for name in ("revision", "cache_dir", "local_files_only", "allow_unverified")}
 
 
 def add_cache_option(parser: argparse._ActionsContainer) -> None:

@@ -12,13 +12,24 @@ from typing import TYPE_CHECKING, Any
 from ..errors import InvalidInputError
 from ..outputs.formats import About, Format, find_format, formats_for
 from ..runs.inputs import STDIN
-from .options import add_hop, add_labels, add_model, add_on_off, add_window, number_or_all, score_or_auto
+from .options import (
+    DEFAULT_TOP,
+    add_from_file,
+    add_hop,
+    add_labels,
+    add_model,
+    add_on_off,
+    add_roll_up,
+    add_top,
+    add_window,
+    chosen_top,
+    number_or_all,
+)
 from .session import Destination, checked_inputs, destination, fingerprint, load_tagger, run, stdin
 
 if TYPE_CHECKING:
     from ..tagger import Tagger
 
-DEFAULT_TOP = 10
 EVENTS_HOP_S = 1.0
 GPU_WORKERS = 4  # threads that decode for a GPU; a CPU is busy with the network
 
@@ -50,21 +61,9 @@ examples:
 """,
     )
     _add_output(tag, "tags", "text in print and jsonl in a folder")
-    tag.add_argument(
-        "--top",
-        type=number_or_all,
-        metavar="N",
-        help=f"at most N labels, or all (default: {DEFAULT_TOP}; all that reach --threshold if that is given)",
-    )
-    tag.add_argument(
-        "--threshold",
-        type=score_or_auto,
-        metavar="SCORE",
-        help="only labels scoring at least this, 0 to 1, or auto: each label's threshold stored with the checkpoint "
-        "(default: auto for own labels, else none)",
-    )
+    add_top(tag)
     add_labels(tag)
-    _add_roll_up(tag)
+    add_roll_up(tag)
     add_window(tag)
     add_hop(tag, "one window")
     tag.add_argument(
@@ -102,7 +101,7 @@ examples:
     ):
         events.add_argument(name, type=float, default=0.0, metavar="S", help=f"{about}, in seconds (default: 0)")
     add_labels(events)
-    _add_roll_up(events)
+    add_roll_up(events)
     add_window(events)
     add_hop(events, f"{EVENTS_HOP_S:g}; times are multiples of it")
     add_model(events)
@@ -158,11 +157,7 @@ def _command(
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("paths", nargs="*", metavar="PATH", help="files, folders, patterns, or - for standard input")
-    parser.add_argument(
-        "--from-file",
-        metavar="LIST",
-        help="also the files and folders named in LIST, one per line or NUL-separated; - reads the list from stdin",
-    )
+    add_from_file(parser)
     return parser
 
 
@@ -183,18 +178,11 @@ def _add_output(parser: argparse.ArgumentParser, kind: str, default: str) -> Non
     )
 
 
-def _add_roll_up(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--roll-up", action="store_true", help="give a label at least the best score of the labels under it"
-    )
-
-
 def run_tag(args: argparse.Namespace) -> int:
     """Write what is in recordings."""
     from ..outputs.records import tag_record
 
-    top = args.top if args.top is not None else DEFAULT_TOP if args.threshold is None else 0
-    options = {"k": top or None, "threshold": args.threshold, "windows": args.windows}
+    options = {"k": chosen_top(args), "threshold": args.threshold, "windows": args.windows}
     return _run_predictions(args, "tags", tag_record, options, hop_s=args.hop, aggregate=args.aggregate)
 
 
@@ -298,7 +286,6 @@ def _speed(args: argparse.Namespace, tagger: Tagger) -> dict[str, Any]:
 
 def run_plot(args: argparse.Namespace) -> int:
     """Draw a recording."""
-    from ..frontend.overview import logmel_image
     from ..results import plot
     from ..runs.progress import tell
 
@@ -309,7 +296,6 @@ def run_plot(args: argparse.Namespace) -> int:
     tagger = load_tagger(args)
     labels = {"include": args.include, "exclude": args.exclude}
     tagger.labels.select(**labels)
-    frontend = tagger.config.frontend
     with ExitStack() as stack:
         source: Any = args.path
         if args.path == STDIN:  # it is read twice
@@ -320,11 +306,8 @@ def run_plot(args: argparse.Namespace) -> int:
         prediction = tagger.predict(source, hop_s=hop_s, window_s=args.window)
         if args.path == STDIN:
             source.seek(0)
-        image = logmel_image(source, duration_s=prediction.duration_s, frontend=frontend)
+        figure = prediction.plot(source, k=args.top or len(tagger.labels), **labels)
     for warning in prediction.warnings:
         tell(f"warning: {warning}")
-    figure = plot.plot_prediction(
-        prediction, logmel=image, frontend=frontend, k=args.top or len(tagger.labels), **labels
-    )
     plot.save_figure(figure, args.output)
     return 0

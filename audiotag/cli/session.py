@@ -19,6 +19,7 @@ from typing import IO, TYPE_CHECKING, Any
 
 from ..errors import InvalidInputError, OutputError
 from ..runs.inputs import STDIN, Input, common_folder, expand, read_list
+from .options import checkpoint_options
 
 if TYPE_CHECKING:
     from ..runs.run import Task
@@ -39,10 +40,7 @@ def load_tagger(args: argparse.Namespace) -> Tagger:
         prefer="start" if _is_short(args) else "speed",
         device=args.device,
         dtype=args.dtype,
-        revision=args.revision,
-        cache_dir=args.cache_dir,
-        local_files_only=args.local_files_only,
-        allow_unverified=args.allow_unverified,
+        **checkpoint_options(args),
     )
 
 
@@ -108,17 +106,18 @@ class Inputs:
                     f"--from-file {self.list_name}: cannot be read: {error.strerror or error}"
                 ) from error
 
-    def _listed(self) -> Iterator[str]:
+    def listed(self) -> Iterator[str]:
+        """Read the paths in the list, none where there is no list."""
         if self._list is not None:
             self._list.seek(0)
             yield from read_list(self._list, str(self.list_name))
 
     def __iter__(self) -> Iterator[Input]:
-        return expand(self.paths, self._listed())
+        return expand(self.paths, self.listed())
 
     def folder(self) -> str:
         """Return the folder that an output tree mirrors."""
-        return common_folder(chain(self.paths, self._listed()))
+        return common_folder(chain(self.paths, self.listed()))
 
     def refuse_output(self, output: Path) -> None:
         """Refuse to replace what is read.

@@ -1,4 +1,4 @@
-"""The process that decodes and runs the network: what a file does to it, it does to nobody else.
+"""The process that decodes and runs the network, apart from the worker: a file that kills it kills nothing else.
 
 ``python -m audiotag.corpus.child`` is started by `worker.Worker`. Asked for a part of the plan, it answers with a
 message when it begins an item, while it works on it, and when it is done.
@@ -19,15 +19,19 @@ from .options import CHANGED, ERROR
 from .pipe import Served
 
 BEAT_S = 0.5
+AHEAD = 4  # threads that read ahead, where reading means waiting or the network has a device of its own
 
 
 def main() -> None:
+    """Load the model, then do jobs until the parent ends."""
     served = Served()
     logging.basicConfig(level=logging.ERROR)
     setup: Setup = served.receive()
     from ..tagger import Tagger
 
-    _set_threads(setup.threads)
+    torch = sys.modules.get("torch")
+    if torch is not None:
+        torch.set_num_threads(1)
     tagger = Tagger.from_pretrained(setup.model, runtime=setup.runtime, device=setup.device, dtype=setup.dtype)
     served.send(Ready())
     while True:
@@ -60,7 +64,7 @@ def work(served: Any, setup: Setup, tagger: Any, job: Job) -> None:
             served.send(Beat())
 
     remote = any(entry.root for entry in job.entries)
-    workers = setup.workers or (4 if remote or tagger.device != "cpu" else 1)
+    workers = AHEAD if remote or tagger.device != "cpu" else 1
     sources = items(job.entries, setup.analysis, grid, opened, wanted)
     for item, result in options.analyse(tagger, sources, workers=workers, progress=progress):
         failed = isinstance(result, AudiotagError)
@@ -68,12 +72,6 @@ def work(served: Any, setup: Setup, tagger: Any, job: Job) -> None:
         row = options.failure(item, str(result), status) if failed else options.row(item, result)
         served.send(Done(places.pop(item.id), row))
     served.send(Finished())
-
-
-def _set_threads(threads: int) -> None:
-    torch = sys.modules.get("torch")
-    if torch is not None:
-        torch.set_num_threads(threads)
 
 
 if __name__ == "__main__":

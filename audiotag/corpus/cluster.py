@@ -17,7 +17,8 @@ from dataclasses import dataclass
 from queue import Empty, Queue
 from typing import Any
 
-from ..errors import AudiotagError, InvalidInputError, MissingDependencyError
+from ..checks import imported
+from ..errors import AudiotagError, InvalidInputError
 from .storage import pyarrow
 from .worker import Model, Work, Worker
 
@@ -28,12 +29,12 @@ SUMMARY_COLUMN = "summary"
 
 
 class ClusterError(AudiotagError, RuntimeError):
-    """The cluster could not do the work."""
+    """Raised where the cluster cannot do the work."""
 
 
 @dataclass(frozen=True)
 class Cluster:
-    """Which cluster, and how much of it.
+    """Choice of a cluster, and of how much of it to use.
 
     Attributes
     ----------
@@ -55,22 +56,19 @@ class Cluster:
 
 
 def ray_module() -> Any:
-    """The module ray, with ray.data.
+    """Import ray, with ray.data.
 
     Raises
     ------
     MissingDependencyError
         It is not installed.
     """
-    try:
-        import ray
-        import ray.data
-    except ImportError as error:
-        raise MissingDependencyError(
-            'Ray is not installed: pip install "audiotag-dymn[ray]"; or give --shard 1/1, which uses the processors of '
-            "this machine without it"
-        ) from error
-    return ray
+    return imported(
+        'Ray is not installed: pip install "audiotag-dymn[ray]"; or give --shard 1/1, which uses the processors of '
+        "this machine without it",
+        "ray",
+        "ray.data",
+    )
 
 
 class RayWorker:
@@ -96,7 +94,7 @@ class RayWorker:
 
 
 def _counters() -> dict[str, Any]:
-    """Of this actor, for Ray's dashboard and whatever collects its metrics."""
+    """Make this actor's counters, for Ray's dashboard and whatever collects its metrics."""
     from ray.util.metrics import Counter
 
     about = {
@@ -140,7 +138,7 @@ def run_parts(
 
 
 def _connect(ray: Any, cluster: Cluster) -> bool:
-    """Connect to the cluster; whether it was started for that."""
+    """Connect to the cluster; returns whether it was started for that."""
     if ray.is_initialized():
         return False
     address = cluster.address or ("auto" if os.environ.get("RAY_ADDRESS") else "local")
@@ -155,7 +153,7 @@ def _connect(ray: Any, cluster: Cluster) -> bool:
 
 
 def _room(ray: Any, cluster: Cluster) -> int:
-    """Actors that the nodes alive could hold if they had nothing else to do."""
+    """Count the actors that the living nodes could hold if they had nothing else to do."""
     count = 0
     for node in ray.nodes():
         if not node["Alive"]:
@@ -203,7 +201,7 @@ def _feed(
     results: Queue[Any],
     stop: threading.Event,
 ) -> None:
-    """Run the pipeline; summaries, then None or what went wrong, go into `results`."""
+    """Run the pipeline and put summaries, then None or what went wrong, into `results`."""
     try:
         for row in _dataset(ray, parts, work, model, cluster, room).iter_rows():
             results.put(json.loads(row[SUMMARY_COLUMN]))
@@ -239,7 +237,7 @@ def _dataset(ray: Any, parts: list[int], work: Work, model: Model, cluster: Clus
 
 
 def _reason(error: BaseException) -> str:
-    """What went wrong in a worker, out of the tracebacks that Ray wraps around it."""
+    """Find what went wrong in a worker in the tracebacks that Ray wraps around it."""
     text = re.sub(r"\x1b\[[0-9;]*m", "", str(error))
     named = re.findall(r"^(?:[a-z_]\w*\.)*([A-Z]\w*(?:Error|Exception)): (.+)$", text, re.MULTILINE)
     inner = [(kind, what) for kind, what in named if kind not in ("RayTaskError", "UserCodeException")]
@@ -252,7 +250,7 @@ def _reason(error: BaseException) -> str:
 def _results(
     ray: Any, count: int, results: Queue[Any], cluster: Cluster, tell: Callable[[str], None]
 ) -> Generator[dict[str, Any], None, None]:
-    """What comes out; says so where nothing does, and why that may be."""
+    """Yield what `_feed` puts into `results`; where nothing comes, `tell` why that may be."""
     heard = told = time.monotonic()
     came = 0
     while True:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import InvalidInputError
+from ..runtimes.looped import allowed_cores
 from ..version import __version__
 from .cluster import Cluster, ray_module
 from .cluster import run_parts as on_cluster
@@ -19,7 +20,6 @@ from .index import Indexer, listing
 from .messages import Setup
 from .options import Options
 from .plan import FORMAT_VERSION, Plan
-from .pool import processors
 from .pool import run_parts as on_pool
 from .summary import Reporter, Summary
 from .worker import Model, Work
@@ -210,7 +210,7 @@ def run(
             results = on_cluster(parts, work, packed, cluster, reporter.tell)
         else:
             fewest, most = cluster.actors
-            workers = processors() if actors is None else most or fewest
+            workers = allowed_cores() if actors is None else most or fewest
             results = on_pool(parts, work, packed, workers=workers)
         with closing(results):
             for done in results:
@@ -244,7 +244,7 @@ def run(
 
 
 def _left(plan: Plan, count: int, known: set[bytes], *, all_: bool) -> tuple[list[int], float, float]:
-    """Parts to do, the weight of all, and of those that are done; keys of what is planned become `known`."""
+    """List the parts to do, with the weight of all and of those done; keys of what is planned become `known`."""
     committed = set() if all_ else plan.committed()
     parts, weight, before = [], 0.0, 0.0
     for part, entries in plan.planned(count):
@@ -259,7 +259,7 @@ def _left(plan: Plan, count: int, known: set[bytes], *, all_: bool) -> tuple[lis
 
 
 def pack(tagger: Tagger, options: Options) -> Model:
-    """A tagger's checkpoint as the files that workers load."""
+    """Make a tagger's checkpoint into the files that workers load."""
     with tempfile.TemporaryDirectory(prefix="audiotag-model-") as name:
         folder = tagger.save_pretrained(Path(name) / "model")
         files = {path: (folder / path).read_bytes() for path in (CONFIG_FILE, WEIGHTS_FILE)}
@@ -268,7 +268,7 @@ def pack(tagger: Tagger, options: Options) -> Model:
 
 
 def digest(fingerprint: dict[str, Any]) -> str:
-    """Of everything that decides rows, for their ids."""
+    """Digest everything that decides rows, for their ids."""
     return hashlib.sha256(json.dumps(fingerprint, sort_keys=True).encode()).hexdigest()
 
 

@@ -37,7 +37,7 @@ def takes(name: str) -> bool:
 def listing(
     inputs: Iterable[str], listed: Iterable[str], output: tuple[str, str]
 ) -> Iterator[tuple[str, Found, bool, str]]:
-    """What the inputs name: root, file, whether it was found rather than named, and why it is no input.
+    """Yield what the inputs name: root, file, whether it was found rather than named, and why it is no input.
 
     Parameters
     ----------
@@ -92,7 +92,7 @@ def _remote(text: str, patterns: bool) -> Iterator[tuple[str, Found, bool, str]]
 
 
 class Indexer:
-    """Entries of everything that is named.
+    """Maker of the plan's entries: it looks into headers and cuts long recordings.
 
     Parameters
     ----------
@@ -118,7 +118,7 @@ class Indexer:
         self._column = audio_column
 
     def entries(self, found: Iterable[tuple[str, Found, bool, str]]) -> Generator[Entry, None, None]:
-        """The entries, in the order of what was found."""
+        """Yield the entries, in the order of what was found."""
         with Prober() as prober, ThreadPoolExecutor(16) as pool:
             new = self._new(found)
             while some := list(islice(new, LOOKED_INTO_AT_ONCE)):
@@ -190,7 +190,7 @@ def _suffix(entry: Entry) -> str:
 
 
 def _audio_column(schema: Any, asked: str | None) -> str | None:
-    """The column with audio: bytes, or a struct with a field ``bytes``, as Hugging Face datasets have."""
+    """Find the column with audio: bytes, or a struct with a field ``bytes``, as Hugging Face datasets have."""
     types = pyarrow().types
 
     def is_bytes(type_: Any) -> bool:

@@ -1,9 +1,8 @@
-"""What a corpus is made of: entries, as they are planned, and their items, each a source and a row of the output."""
+"""Entries of a corpus, as they are planned, and their items, each a source and a row of the output."""
 
 from __future__ import annotations
 
 import hashlib
-import io
 import json
 import os
 import shutil
@@ -29,7 +28,7 @@ READ_BYTES = 1 << 20
 
 
 class ChangedError(AudioError):
-    """A file is no longer what was listed."""
+    """Raised where a file is no longer what was listed."""
 
 
 class Entry(NamedTuple):
@@ -73,15 +72,16 @@ class Entry(NamedTuple):
         return printable_name(place(self.root).uri(self.path))
 
     def key(self) -> bytes:
-        """16 bytes for the file as it is: its address, size and version."""
+        """Digest the file as it is, address, size and version, to 16 bytes."""
         return _digest(self.uri, self.size, self.version)
 
     @property
     def segment(self) -> Segment:
+        """The run of windows that a recording's entry stands for."""
         return Segment(self.first, self.span or None)
 
     def open(self, rate_hz: int) -> Any:
-        """The whole recording that this is, or is a segment of.
+        """Open the whole recording that this is, or is a segment of.
 
         Raises
         ------
@@ -106,7 +106,7 @@ class Entry(NamedTuple):
             raise
 
     def check_version(self) -> None:
-        """Look up whether the file is what was listed; nothing if it cannot be found.
+        """Refuse a file that is not what was listed any more; one that cannot be found is left to `open`.
 
         Raises
         ------
@@ -159,7 +159,7 @@ class Item:
     stream: Any = field(default=None, repr=False)
 
     def open_stream(self, target_rate_hz: int) -> Any:
-        """The way in for `open_audio`."""
+        """Open the item's part of its recording, as `open_audio` asks it to."""
         self.opened(self)
         if self.segment == WHOLE:
             self.stream = self.opener(target_rate_hz)
@@ -171,7 +171,7 @@ class Item:
 def items(
     entries: list[Entry], analysis: str, grid: Grid, opened: Callable[[Item], None], wanted: Callable[[str], bool]
 ) -> Iterator[Item]:
-    """The items of entries, in a fixed order, read lazily; those that are not `wanted`, by id, are left out."""
+    """Yield the items of entries, in a fixed order, read lazily; those not `wanted`, by id, are left out."""
 
     def item(entry: Entry, uri: str, opener: Callable[[int], Any], number: int = -1) -> Item | None:
         part = entry.segment if entry.kind == FILE else WHOLE
@@ -213,7 +213,7 @@ def _raising(error: AudioError) -> Callable[[int], AudioStream]:
 
 
 class _Closing:
-    """A stream that closes the file under it."""
+    """A stream that, when closed, closes the file under it too."""
 
     def __init__(self, stream: AudioStream, file: RangedFile) -> None:
         self._stream, self._file = stream, file
@@ -244,7 +244,7 @@ def _bytes_opener(contents: Any, uri: str) -> Callable[[int], AudioStream]:
 
 
 def open_local_or_ranged(root: str, path: str) -> Any:
-    """A seekable binary file.
+    """Open a seekable binary file.
 
     Raises
     ------
@@ -261,7 +261,7 @@ def open_local_or_ranged(root: str, path: str) -> Any:
 
 
 def _rows(entry: Entry) -> Generator[tuple[int, str, Callable[[], Any]], None, None]:
-    """Number of each row of one row group, its name, and how to get its bytes."""
+    """Yield each row of one row group: its number, its name, and how to get its bytes."""
     parquet = pyarrow().parquet
     with open_local_or_ranged(entry.root, entry.path) as file:
         table = parquet.ParquetFile(file, buffer_size=READ_BYTES, pre_buffer=False)
@@ -279,7 +279,7 @@ def _rows(entry: Entry) -> Generator[tuple[int, str, Callable[[], Any]], None, N
 
 
 def _members(entry: Entry) -> Generator[tuple[int, str, Callable[[], Any]], None, None]:
-    """Number and name of each recording in a tar archive, and how to get its contents."""
+    """Yield each recording in a tar archive: its number, its name, and how to get its contents."""
     with open_local_or_ranged(entry.root, entry.path) as file, tarfile.open(fileobj=file, mode="r:*") as archive:
         for number, member in enumerate(archive):
             archive.members = []  # type: ignore[attr-defined]  # it would keep every header
@@ -295,32 +295,11 @@ def _members(entry: Entry) -> Generator[tuple[int, str, Callable[[], Any]], None
                     if len(contents) < member.size:
                         raise AudioError(f"{entry.uri}: ends within {printable(member.name)}")
                     return contents
-                spooled = tempfile.TemporaryFile()  # noqa: SIM115
+                spooled: Any = tempfile.TemporaryFile()  # noqa: SIM115  # closed, and gone, when nobody holds it
                 shutil.copyfileobj(source, spooled, READ_BYTES)
                 spooled.seek(0)
-                return _Named(spooled, f"{entry.uri}#{printable(member.name)}")
+                file = spooled.detach()
+                file.name = f"{entry.uri}#{printable(member.name)}"
+                return file
 
             yield number, name, get
-
-
-class _Named(io.RawIOBase):
-    """A file under another name; closed, and gone, when nobody holds it."""
-
-    def __init__(self, file: Any, name: str) -> None:
-        super().__init__()
-        self._file, self.name = file, name
-
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        return self._file.seek(offset, whence)
-
-    def tell(self) -> int:
-        return self._file.tell()
-
-    def readinto(self, buffer: Any) -> int:
-        return self._file.readinto(buffer)

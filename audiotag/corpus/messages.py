@@ -1,4 +1,4 @@
-"""What a worker and its child say to each other."""
+"""Messages between a worker and its child."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ class Setup:
     """What the child needs before it can work.
 
     model: a folder as `Tagger.save_pretrained` writes it. analysis: the digest of model and options that goes into
-    ids. workers: threads that read ahead, see `Tagger.predict_each`; None: as many as fit the device and the source.
+    ids.
     """
 
     model: str
@@ -23,8 +23,6 @@ class Setup:
     runtime: str = "auto"
     device: str | None = None
     dtype: str | None = None
-    threads: int = 1
-    workers: int | None = None
 
 
 @dataclass(frozen=True)
@@ -40,6 +38,7 @@ class Job:
     only: frozenset[str] | None = None
 
     def wanted(self, id_: str) -> bool:
+        """Whether an item of this id is part of the job."""
         return id_ not in self.skip if self.only is None else id_ in self.only
 
 
@@ -49,7 +48,7 @@ class Ready:
 
 @dataclass(frozen=True)
 class Begun:
-    """Somebody opens an item; `failure` is its row, but for the error, if this is the last that is heard of it."""
+    """An item is being opened; `failure` is its row, but for the error, if nothing more is heard of it."""
 
     place: int
     failure: dict[str, Any]
@@ -57,7 +56,7 @@ class Begun:
 
 @dataclass(frozen=True)
 class Beat:
-    """An item goes on."""
+    """The item that was begun goes on."""
 
 
 @dataclass(frozen=True)

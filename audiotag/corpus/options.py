@@ -1,4 +1,4 @@
-"""What is asked of every recording, and how the answer becomes a row of the output."""
+"""Options of a corpus run: what is asked of every recording, and how the answer becomes a row of the output."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import numpy as np
 
 from ..errors import InvalidInputError
 from ..outputs.records import event_record, tag_record
+from ..results.prediction import Prediction
 from ..text import printable
 from .items import Item
 from .segments import Grid
@@ -17,7 +18,6 @@ from .storage import pyarrow
 
 if TYPE_CHECKING:
     from ..results.embeddings import WindowEmbeddings
-    from ..results.prediction import Prediction
     from ..tagger import Tagger
 
 KINDS = ("tags", "events", "embeddings")
@@ -29,7 +29,7 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True)
 class Options:
-    """What to find out; the arguments of `audiotag.corpus.run` of the same names.
+    """What to find out of recordings; the arguments of `audiotag.corpus.run` of the same names.
 
     Raises
     ------
@@ -76,21 +76,18 @@ class Options:
         return self.kind != "events"
 
     def grid(self, tagger: Tagger) -> Grid:
-        """Where windows lie."""
-        rate = tagger.sample_rate
-        window_s = tagger.config.window_s if self.window_s is None else self.window_s
-        hop_s = self._hop_s()
-        return Grid(round(window_s * rate), round((window_s if hop_s is None else hop_s) * rate), rate)
+        """Lay out the windows that the options ask for."""
+        return Grid(*tagger.config.window_and_hop(self.window_s, self._hop_s()), tagger.sample_rate)
 
     def _hop_s(self) -> float | None:
         return EVENTS_HOP_S if self.hop_s is None and self.kind == "events" else self.hop_s
 
     def fingerprint(self) -> dict[str, Any]:
-        """JSON-ready; what decides the rows."""
+        """List what decides the rows, JSON-ready."""
         return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
 
     def check(self, tagger: Tagger) -> None:
-        """Try the options on nothing.
+        """Try the options before there is audio.
 
         Raises
         ------
@@ -100,14 +97,12 @@ class Options:
         for _ in self.analyse(tagger, [], workers=1, progress=None):
             raise AssertionError
         if self.kind != "embeddings":
-            n_labels = len(tagger.labels)
-            scores = np.zeros((1, n_labels), np.float32)
-            self._record(_prediction_of(scores, tagger))
+            self._record(Prediction.silent(tagger.labels, tagger.thresholds))
 
     def analyse(
         self, tagger: Tagger, sources: Iterable[Item], *, workers: int, progress: Any
     ) -> Iterator[tuple[Item, Any]]:
-        """Each item with the tagger's answer, in order."""
+        """Yield each item with the tagger's answer, in order."""
         shared: dict[str, Any] = {"batch_size": self.batch_size, "workers": workers, "progress": progress}
         if self.kind == "embeddings":
             return tagger.embed_each(sources, layer=self.layer, hop_s=self.hop_s, **shared)
@@ -132,7 +127,7 @@ class Options:
         )
 
     def row(self, item: Item, result: Any) -> Row:
-        """The row of an item that was analysed: scores as ``audiotag tag`` gives them, times in the recording."""
+        """Make the row of an item that was analysed: scores as of ``audiotag tag``, times in the recording."""
         rate = item.grid.rate_hz
         start = getattr(item.stream, "start", 0)
 
@@ -170,7 +165,7 @@ class Options:
         }
 
     def failure(self, item: Item, message: str, status: str = ERROR) -> Row:
-        """The row of an item that could not be read."""
+        """Make the row of an item that could not be read."""
         stop = item.segment.stop(item.grid)
         start_s = item.segment.start(item.grid) / item.grid.rate_hz
         end_s = stop / item.grid.rate_hz if stop is not None else item.entry.duration_s or None
@@ -182,7 +177,7 @@ class Options:
         return {"id": item.id, "uri": item.uri, "duration_s": duration_s, "status": status, **row}
 
     def schema(self, features: int) -> Any:
-        """The output's columns, a `pyarrow.Schema`; `features` is the length of embeddings."""
+        """Describe the output's columns as a `pyarrow.Schema`; `features` is the length of embeddings."""
         arrow = pyarrow()
         double, text = arrow.float64(), arrow.string()
         tags = arrow.list_(arrow.struct({"label": arrow.int16(), "score": arrow.float32()}))
@@ -221,26 +216,8 @@ def _tags(record: dict[str, Any]) -> list[dict[str, Any]]:
     return [{"label": tag["index"], "score": tag["score"]} for tag in record["tags"]]
 
 
-def _prediction_of(scores: np.ndarray, tagger: Tagger) -> Prediction:
-    from ..results.prediction import Prediction
-
-    return Prediction(
-        scores=scores[0],
-        window_scores=scores,
-        window_start_s=np.zeros(1),
-        window_end_s=np.ones(1),
-        labels=tagger.labels,
-        source="",
-        duration_s=1.0,
-        checkpoint=tagger.config.name,
-        hop_s=1.0,
-        window_s=1.0,
-        aggregate="max",
-    )
-
-
 def table(rows: list[Row], schema: Any) -> Any:
-    """Rows as a `pyarrow.Table` of this schema; what a row does not have is null."""
+    """Make a `pyarrow.Table` of rows; what a row does not have is null."""
     arrow = pyarrow()
     columns = [arrow.array([_plain(row.get(field.name)) for row in rows], field.type) for field in schema]
     return arrow.table(columns, schema=schema)

@@ -29,7 +29,7 @@ def send(file: IO[bytes], message: Any) -> None:
 
 
 def receive(file: IO[bytes]) -> Any:
-    """The next message; EOFError when the other process is gone."""
+    """Read the next message; raises EOFError when the other process is gone."""
     head = file.read(LENGTH.size)
     if len(head) < LENGTH.size:
         raise EOFError
@@ -41,7 +41,7 @@ def receive(file: IO[bytes]) -> Any:
 
 
 class Ended(Exception):
-    """The child is gone; the argument says how, in words."""
+    """Raised where the child is gone; the argument says how, in words."""
 
 
 class Child:
@@ -52,16 +52,14 @@ class Child:
     Parameters
     ----------
     module : str
-        Its ``main`` is to call `serve`.
-    threads : int
-        For what numeric libraries run in it.
+        Its ``main`` makes a `Served`. Numeric libraries have one thread in it.
     """
 
-    def __init__(self, module: str, *, threads: int) -> None:
+    def __init__(self, module: str) -> None:
         paths = [os.getcwd() if path == "" else path for path in sys.path]
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
         for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
-            environment[name] = str(threads)
+            environment[name] = "1"
         self._process = subprocess.Popen(
             [sys.executable, "-m", module],
             stdin=subprocess.PIPE,
@@ -76,6 +74,7 @@ class Child:
 
     @property
     def pid(self) -> int:
+        """Number of the process."""
         return self._process.pid
 
     def _read(self, file: IO[bytes]) -> None:
@@ -86,13 +85,13 @@ class Child:
             self._messages.put(Ended)
 
     def send(self, message: Any) -> None:
-        """Hand it a message; that it is gone shows in `receive`."""
+        """Send the child a message; where it is gone, `receive` says so."""
         assert self._process.stdin is not None
         with suppress(OSError):
             send(self._process.stdin, message)
 
     def receive(self, timeout_s: float) -> Any:
-        """Its next message, or None if there is none in time.
+        """Receive the child's next message; None if there is none in time.
 
         Raises
         ------
@@ -124,7 +123,7 @@ class Child:
         return f"it exited with code {code}"
 
     def rss_bytes(self) -> int:
-        """Memory it holds, where the system tells (Linux), else 0."""
+        """Return the bytes of memory that the child holds, where the system tells (Linux), else 0."""
         try:
             with open(f"/proc/{self.pid}/statm", "rb") as file:
                 return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
@@ -132,7 +131,7 @@ class Child:
             return 0
 
     def close(self) -> None:
-        """End it, at once."""
+        """End the child at once."""
         self._process.kill()
         self._process.wait()
         for file in (self._process.stdin, self._process.stdout):
@@ -142,7 +141,7 @@ class Child:
 
 
 class Served:
-    """The child's end: messages from its parent, in order, read by a thread that ends the process when they end."""
+    """The child's end of the pipe; a thread reads the parent's messages, and ends the process when they end."""
 
     def __init__(self) -> None:
         # what libraries print must not get between the messages
@@ -164,10 +163,10 @@ class Served:
             os._exit(0)  # nobody waits for an answer
 
     def receive(self) -> Any:
-        """The parent's next message."""
+        """Receive the parent's next message."""
         return self._messages.get()
 
     def send(self, message: Any) -> None:
-        """Answer; threads may."""
+        """Send the parent a message; threads may share this."""
         with self._lock:
             send(self._out, message)

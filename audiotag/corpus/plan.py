@@ -56,7 +56,7 @@ class Plan:
 
     @property
     def root(self) -> str:
-        """Of the place that `folder` is in."""
+        """The root of the place that `folder` is in."""
         return self._place.root
 
     def shares(self, entry: Entry) -> bool:
@@ -70,7 +70,7 @@ class Plan:
     # -- the run -------------------------------------------------------------------------------------------
 
     def settings(self) -> dict[str, Any] | None:
-        """``run.json``; None if no run has planned its work here.
+        """Read ``run.json``; None if no run has planned its work here.
 
         Raises
         ------
@@ -148,14 +148,14 @@ class Plan:
         self._place.write(self._entries_path(file[0][0]), sink.getvalue())
 
     def entries(self, part: int) -> list[Entry]:
-        """The entries of a part."""
+        """Read the entries of a part."""
         number = part // PARTS_PER_FILE
         if self._read is None or self._read[0] != number:
             self._read = number, self._read_entries(number)
         return self._read[1][part]
 
     def planned(self, parts: int) -> Iterator[tuple[int, list[Entry]]]:
-        """All parts, in order; one file of the plan is in memory at a time."""
+        """Yield all parts with their entries, in order; one file of the plan is in memory at a time."""
         for number in range(-(-parts // PARTS_PER_FILE)):
             yield from sorted(self._read_entries(number).items())
 
@@ -181,11 +181,11 @@ class Plan:
         self._place.write(self._part_path(part), contents)
 
     def read_part(self, part: int) -> bytes | None:
-        """A committed part's file."""
+        """Read a committed part's file; None where there is none."""
         return self._place.read(self._part_path(part))
 
     def committed(self) -> set[int]:
-        """Numbers of the parts that are there."""
+        """List the numbers of the committed parts."""
         name = re.compile(re.escape(self._prefix) + r"(\d{6,})\.parquet")
         _, files = self._place.entries(self.folder)
         matches = (name.fullmatch(found.path.rsplit("/", 1)[-1]) for found in files)
@@ -201,6 +201,7 @@ class Spool:
         self._held: list[Entry] = []
 
     def add(self, entry: Entry) -> None:
+        """Take an entry."""
         self.count += 1
         self.weight += entry.weight
         self._held.append(entry)

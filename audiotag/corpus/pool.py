@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import threading
 from collections.abc import Generator
 from queue import Empty, Queue
@@ -13,13 +12,8 @@ from .worker import Model, Work, Worker
 POLL_S = 0.2
 
 
-def processors() -> int:
-    """How many this process may use: what a job scheduler or container leaves it of the machine's."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 def run_parts(parts: list[int], work: Work, model: Model, *, workers: int) -> Generator[dict[str, Any], None, None]:
-    """Do parts; yields what each worker says of its own, as they are done. Closing the iterator ends the processes."""
+    """Do parts and yield what each worker says of its own; closing the iterator ends the processes."""
     waiting: Queue[int] = Queue()
     for part in parts:
         waiting.put(part)

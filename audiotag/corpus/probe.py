@@ -1,4 +1,4 @@
-"""Lengths of recordings, by their headers, in a process of its own: a header may be what kills the process.
+"""Lengths of recordings, by their headers, found in a process of its own: a bad header may kill it.
 
 ``python -m audiotag.corpus.probe`` is started by `Prober`; it imports no torch.
 """
@@ -18,13 +18,13 @@ RATE_HZ = 32_000  # any would do
 
 
 class Prober:
-    """Tells how long recordings are."""
+    """The process that looks into headers, started when it is needed."""
 
     def __init__(self) -> None:
         self._child: Child | None = None
 
     def seconds(self, entries: list[Entry]) -> dict[Entry, float]:
-        """Lengths in seconds, of those recordings whose headers tell.
+        """Find the lengths in seconds of those recordings whose headers tell.
 
         What the process dies of, or hangs in, has none.
         """
@@ -55,7 +55,7 @@ class Prober:
 
     def _started(self) -> Child:
         if self._child is None:
-            self._child = Child("audiotag.corpus.probe", threads=1)
+            self._child = Child("audiotag.corpus.probe")
         return self._child
 
     def close(self) -> None:
@@ -72,6 +72,7 @@ class Prober:
 
 
 def main() -> None:
+    """Answer with the length of each recording that the parent sends."""
     served = Served()
 
     def look(number: int, entry: Entry) -> None:

@@ -30,11 +30,11 @@ class Segment(NamedTuple):
     windows: int | None
 
     def start(self, grid: Grid) -> int:
-        """Its first sample."""
+        """Return its first sample."""
         return self.first * grid.hop
 
     def stop(self, grid: Grid) -> int | None:
-        """One past its last sample; None for the recording's end."""
+        """Return one past its last sample; None for the recording's end."""
         return None if self.windows is None else (self.first + self.windows - 1) * grid.hop + grid.window
 
 
@@ -42,7 +42,7 @@ WHOLE = Segment(0, None)
 
 
 def cut(n_samples: int, grid: Grid, segment_s: float) -> list[Segment]:
-    """The segments of a recording, each of windows that begin within `segment_s` seconds.
+    """Cut a recording into segments, each of windows that begin within `segment_s` seconds.
 
     >>> cut(100, Grid(10, 10, 1), 40)
     [Segment(first=0, windows=4), Segment(first=4, windows=4), Segment(first=8, windows=None)]
@@ -82,7 +82,7 @@ class SegmentStream:
             self.duration_s = (stop - self.start) / grid.rate_hz
 
     def blocks(self) -> Iterator[np.ndarray]:
-        """Mono float32 blocks, as `AudioStream.blocks`.
+        """Yield mono float32 blocks, as `AudioStream.blocks` does.
 
         Raises
         ------
@@ -132,6 +132,7 @@ class SegmentStream:
                 return
 
     def close(self) -> None:
+        """Release the recording."""
         self._opened.close()
 
     def __enter__(self) -> SegmentStream:

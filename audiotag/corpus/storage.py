@@ -14,7 +14,8 @@ from collections.abc import Callable, Iterator
 from functools import lru_cache
 from typing import Any, NamedTuple, TypeVar
 
-from ..errors import AudioError, InvalidInputError, MissingDependencyError, OutputError
+from ..checks import imported
+from ..errors import AudioError, InvalidInputError, OutputError
 from ..files import write_whole
 
 FIRST_FETCH_BYTES = 1 << 18
@@ -38,24 +39,19 @@ def is_address(text: str) -> bool:
 
 
 def pyarrow() -> Any:
-    """The module pyarrow, with its file systems and Parquet.
+    """Import pyarrow, with its file systems and Parquet.
 
     Raises
     ------
     MissingDependencyError
         It is not installed.
     """
-    try:
-        import pyarrow
-        import pyarrow.fs
-        import pyarrow.parquet
-    except ImportError as error:
-        raise MissingDependencyError('a corpus needs pyarrow: pip install "audiotag-dymn[parquet]"') from error
-    return pyarrow
+    message = 'a corpus needs pyarrow: pip install "audiotag-dymn[parquet]"'
+    return imported(message, "pyarrow", "pyarrow.fs", "pyarrow.parquet")
 
 
 def locate(text: str) -> tuple[Place, str]:
-    """The place of a path or an address, and what it is called there.
+    """Find the place of a path or an address, and what it is called there.
 
     Only the head of an address is parsed, ``s3://bucket`` and options at its end (``?endpoint_override=...``): what is
     between may hold any character.
@@ -112,16 +108,16 @@ class Place:
         return place, (self.root,)
 
     def uri(self, path: str) -> str:
-        """How a file is called in outputs: its address, or its absolute path."""
+        """Return what a file is called in outputs: its address, or its absolute path."""
         return self._prefix + path
 
     def kind(self, path: str) -> str:
-        """``file``, ``folder`` or, where nothing is there, an empty string."""
+        """Tell ``file`` from ``folder``; an empty string where nothing is there."""
         info = self._called(lambda: self.fs.get_file_info(path), path)
         return {"File": "file", "Directory": "folder"}.get(info.type.name, "")
 
     def entries(self, folder: str) -> tuple[list[str], list[Found]]:
-        """Subfolders and files of one folder, unordered."""
+        """List subfolders and files of one folder, unordered."""
         selector = self._fs_module.FileSelector(folder, recursive=False, allow_not_found=True)
         folders, files = [], []
         for info in self._called(lambda: self.fs.get_file_info(selector), folder):
@@ -132,12 +128,12 @@ class Place:
         return folders, files
 
     def find(self, path: str) -> Found:
-        """One file; of size 0 where it cannot be found, which opening it will report."""
+        """Look up one file; of size 0 where it cannot be found, which opening it will report."""
         info = self._called(lambda: self.fs.get_file_info(path), path)
         return Found(path, info.size or 0, info.mtime_ns or 0)
 
     def open_ranged(self, path: str) -> RangedFile:
-        """A file read in ranges as they are asked for.
+        """Open a file that is read in ranges as they are asked for.
 
         Raises
         ------
@@ -153,7 +149,7 @@ class Place:
             raise AudioError(f"{self.uri(path)}: cannot be opened: {error}") from error
 
     def read(self, path: str) -> bytes | None:
-        """A file's contents; None where there is none."""
+        """Read a file's contents; None where there is none."""
 
         def get() -> bytes | None:
             try:
@@ -198,7 +194,7 @@ class Place:
         self._called(put, path, OutputError)
 
     def _called(self, act: Callable[[], T], path: str, kind: type[Exception] = InvalidInputError) -> T:
-        """The act, repeated where a store fails for a while."""
+        """Call `act` and return what it does, again and again where a store fails for a while."""
         for attempt in range(ATTEMPTS):
             try:
                 return act()
@@ -213,7 +209,7 @@ class Place:
 
 @lru_cache(maxsize=64)
 def place(root: str) -> Place:
-    """The place of a root; one per process, for connections are kept in it."""
+    """Return the place of a root; one per process, for connections are kept in it."""
     return Place(root)
 
 
@@ -252,7 +248,7 @@ class RangedFile(io.RawIOBase):
         return count
 
     def _at(self, position: int) -> memoryview:
-        """What is there from a position on: at least a byte, unless it is the end."""
+        """Return what is there from a position on: at least a byte, unless it is the end."""
         for start, data in reversed(self._ranges):
             if start <= position < start + len(data):
                 return memoryview(data)[position - start :]
@@ -274,7 +270,7 @@ class RangedFile(io.RawIOBase):
 
 
 def walk(at: Place, top: str, order: Callable[[str], Any]) -> Iterator[Found]:
-    """Files below a folder, hidden ones left out, folder by folder, in the given order of names."""
+    """Yield files below a folder, hidden ones left out, folder by folder, in the given order of names."""
     stack = [top]
     while stack:
         folders, files = at.entries(stack.pop())

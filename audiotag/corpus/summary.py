@@ -67,7 +67,7 @@ class Reporter:
     _before_s: float = 0.0  # of work begun earlier
 
     def finding(self, found: Iterable[Any]) -> Iterable[Any]:
-        """The same, counted on the terminal if it takes long."""
+        """Pass files on, counted on the terminal if finding them takes long."""
         return tqdm(found, desc="finding files", unit=" files", leave=False, delay=1.0, disable=not self._terminal)
 
     @property
@@ -75,7 +75,7 @@ class Reporter:
         return sys.stderr.isatty() and not (self.quiet or self.silent)
 
     def start(self, weight: float, before: float) -> None:
-        """Work begins: how much there is, and how much of it was done before."""
+        """Show progress through work of this weight, of which so much was done before."""
         self._started, self._before_s = time.monotonic(), self.summary.elapsed_s
         self.close()
         if self._terminal:
@@ -83,7 +83,7 @@ class Reporter:
             self._bar = tqdm(total=weight, initial=before, bar_format=form, leave=False, dynamic_ncols=True)
 
     def done(self, part: dict[str, Any]) -> None:
-        """A part is committed."""
+        """Count a committed part, and tell what failed in it."""
         summary = self.summary
         summary.add(part)
         summary.elapsed_s = self._before_s + time.monotonic() - self._started
@@ -104,18 +104,18 @@ class Reporter:
             self._bar.update(part["weight"])
 
     def tell(self, message: str) -> None:
-        """A line on stderr, above the progress bar."""
+        """Write a line on stderr, above the progress bar."""
         if not self.silent:
             tell(message)
 
     def close(self) -> None:
-        """The bar goes."""
+        """Take the progress bar away."""
         if self._bar is not None:
             self._bar.close()
             self._bar = None
 
     def finish(self) -> None:
-        """The closing line."""
+        """Say how it went in one line."""
         self.close()
         if self.quiet:
             return

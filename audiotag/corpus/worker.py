@@ -32,7 +32,7 @@ TOLD = 20  # messages about failures that a summary carries
 
 
 class WorkerError(AudiotagError, RuntimeError):
-    """The process that does the work cannot be kept alive."""
+    """Raised where the process that does the work cannot be kept alive."""
 
 
 @dataclass(frozen=True)
@@ -48,6 +48,7 @@ class Model:
 
     @property
     def digest(self) -> str:
+        """SHA-256 of names and contents, in hexadecimal."""
         digest = hashlib.sha256()
         for name in sorted(self.files):
             digest.update(name.encode() + hashlib.sha256(self.files[name]).digest())
@@ -122,12 +123,12 @@ class Worker:
         }
 
     def _committed(self, part: int) -> list[dict[str, Any]] | None:
-        """The rows of a part that was committed before."""
+        """Read the rows of a part that was committed before; None where there is none."""
         data = self.work.plan.read_part(part)
         return None if data is None else pyarrow().parquet.read_table(io.BytesIO(data)).to_pylist()
 
     def _again(self, part: int, entries: list[Entry], rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-        """Do anew what failed in a part, and commit it with what did not; the new rows.
+        """Do anew what failed in a part, commit it with what did not, and return the new rows.
 
         What has changed is left out: it is planned anew, as it is now.
         """
@@ -141,7 +142,7 @@ class Worker:
         return found
 
     def _rows(self, job: Job) -> list[dict[str, Any]]:
-        """Rows of what a job asks for, in order, whatever happens to the child."""
+        """Make the rows that a job asks for, in order, whatever happens to the child."""
         found: dict[str, tuple[int, dict[str, Any]]] = {}
         while True:
             how, suspects = self._do(replace(job, skip=job.skip | frozenset(found)), found)
@@ -156,7 +157,7 @@ class Worker:
                     found[id_] = begun.place, {**begun.failure, "status": CRASHED, "error": told}
 
     def _do(self, job: Job, found: dict[str, tuple[int, dict[str, Any]]]) -> tuple[str | None, list[Begun]]:
-        """Do a job into `found`: rows and their places, by id. If the child dies: how, and what it was reading."""
+        """Do a job into `found`, by id; returns how the child died and what it was reading, or None and nothing."""
         reading: dict[str, Begun] = {}
         try:
             child = self._started()
@@ -195,11 +196,11 @@ class Worker:
             raise Ended(f"it held more than {self.work.memory_bytes / 1e9:.1f} GB of memory and was ended")
 
     def _started(self) -> Child:
-        """The child, with its model loaded."""
+        """Return the child, with its model loaded; it is started if need be."""
         if self._stopped:
             raise WorkerError("stopped")
         if self._child is None:
-            self._child = child = Child(self.work.child or CHILD, threads=self.work.setup.threads)
+            self._child = child = Child(self.work.child or CHILD)
             with tempfile.TemporaryDirectory(prefix="audiotag-model-") as folder:
                 self.model.unpack(folder)
                 child.send(replace(self.work.setup, model=folder))

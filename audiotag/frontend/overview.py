@@ -18,7 +18,7 @@ def logmel_image(
     source: Any,
     *,
     duration_s: float,
-    frontend: FrontendConfig | None = None,
+    frontend: FrontendConfig = FrontendConfig(),
     sample_rate_hz: int | None = None,
     max_columns: int = MAX_COLUMNS,
 ) -> np.ndarray:
@@ -32,13 +32,14 @@ def logmel_image(
         As for `audiotag.audio.recording.open_audio`.
     duration_s : float
         Length in seconds, as a `Prediction` of the recording says.
+    frontend : FrontendConfig
+        Rate, bands and hop of the log-mel.
 
     Returns
     -------
     numpy.ndarray, float32, (mels, columns)
     """
-    config = frontend or FrontendConfig()
-    transform = NumpyLogMel(config)
+    config, transform = frontend, NumpyLogMel(frontend)
     # Blocks are whole numbers of frames, with what the first frame of the next needs left over from the last. Frames
     # at the seams see reflected samples: too little to be seen in a picture.
     block = config.hop_samples * 3000

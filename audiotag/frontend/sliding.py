@@ -20,7 +20,7 @@ from .windows import Window
 
 
 class Frontend(Protocol):
-    """What computes log-mel, and keeps it where it wants it; every `audiotag.runtimes.protocol.Runtime` does."""
+    """Something that computes log-mel and keeps it where it likes, as a `audiotag.runtimes.protocol.Runtime` does."""
 
     def log_mel(self, waveforms: np.ndarray) -> Any:
         """Compute log-mel (B, 1, mels, frames) of waveforms (B, samples), float32."""

@@ -72,7 +72,7 @@ class WindowCutter:
 
     @property
     def n_samples(self) -> int:
-        """Samples pushed since the start."""
+        """Number of samples pushed since the start."""
         return self._buffer_start + self._n_buffered
 
     def push(self, samples: np.ndarray) -> Iterator[Window]:

@@ -9,13 +9,14 @@ import numpy as np
 
 from ..errors import AudiotagError
 from ..frontend.windows import Window
+from ..results.embeddings import WindowEmbeddings
 from .frames import Shown
 from .sources import Begun, Ended
 
 
 @dataclass(eq=False)
 class Analysis:
-    """What the network said of one source: one row per window, in order.
+    """Rows that the network gave for one source: scores or features, one per window, in order.
 
     Attributes
     ----------
@@ -63,10 +64,12 @@ class Analysis:
 
     @property
     def warnings(self) -> tuple[str, ...]:
+        """What was not as it should be; complete when the source is read."""
         return self.ended.warnings if self.ended else ()
 
     @property
     def error(self) -> AudiotagError | None:
+        """Why the source cannot be used, if it cannot."""
         return (self.ended.error if self.ended else None) or self.failed
 
     def stacked(self) -> np.ndarray:
@@ -76,10 +79,14 @@ class Analysis:
         stacked.flags.writeable = False
         return stacked
 
+    def embeddings(self) -> WindowEmbeddings:
+        """Make embeddings of rows that are feature vectors; takes the rows, as `stacked` does."""
+        return WindowEmbeddings(self.stacked(), np.array(self.start_s), np.array(self.end_s), self.warnings)
+
 
 @dataclass(frozen=True)
 class Waiting:
-    """A window that waits for the network: whose it is, where it lies, and what the network is shown."""
+    """A window that waits for the network: whose it is, where it lies, and what was prepared of it."""
 
     analysis: Analysis
     window: Window
@@ -101,9 +108,11 @@ class Batcher:
 
     @property
     def full(self) -> bool:
+        """Whether there are enough for a run."""
         return len(self._waiting) >= self.size
 
     def add(self, waiting: Waiting) -> None:
+        """Take a window."""
         self._waiting.append(waiting)
 
     def take(self) -> list[Waiting]:

@@ -65,8 +65,12 @@ class Engine:
 
         Parameters
         ----------
+        sources : iterable
+            Of whatever `open_audio` takes; read lazily.
         window, hop : int
             In samples at the checkpoint's rate; a window shorter than the checkpoint's is tiled to it.
+        sample_rate_hz : int, optional
+            Rate of arrays that bring none; None: the checkpoint's.
         layers : sequence of str, optional
             The rows are these feature vectors; None: scores.
         batch_size : int, optional
@@ -90,8 +94,8 @@ class Engine:
             pieces = prefetch(sources, read, workers=workers, depth=DECODED_AHEAD)
 
         current: Analysis | None = None
-        read_whole: deque[Analysis] = deque()
-        ended = 0
+        finished: deque[Analysis] = deque()  # sources read to their end; their last windows may wait still
+        n_finished = 0
         with closing(pieces):
             for source, step in pieces:
                 if current is None:
@@ -108,14 +112,14 @@ class Engine:
                     current.ended = step
                     if step.error is not None:
                         batcher.forget(current)
-                    read_whole.append(current)
-                    current, ended = None, ended + 1
-                    if ended % batcher.size == 0:
+                    finished.append(current)
+                    current, n_finished = None, n_finished + 1
+                    if n_finished % batcher.size == 0:
                         self._run(batcher, frames, layers)
-                while read_whole and not batcher.holds(read_whole[0]):
-                    yield read_whole.popleft()
+                while finished and not batcher.holds(finished[0]):
+                    yield finished.popleft()
         self._run(batcher, frames, layers)
-        yield from read_whole
+        yield from finished
 
     def _run(self, batcher: Batcher, frames: Frames, layers: Sequence[str] | None) -> None:
         """Run the network on what waits."""

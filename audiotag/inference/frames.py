@@ -12,9 +12,8 @@ from ..frontend.sliding import SlidingLogMel
 from ..frontend.windows import Window, tile
 from ..runtimes.protocol import Array, Runtime
 
-Shown: TypeAlias = (
-    Any  # of one window: its samples (whole,), or its log-mel (1, 1, mels, frames) where frames are shared
-)
+# What `Frames` makes of one window: its samples (whole,), or, where frames are shared, log-mel (1, 1, mels, frames).
+Shown: TypeAlias = Any
 
 
 class Frames:

@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 
 from ..config import CheckpointConfig, HeadConfig
+from ..runtimes.protocol import SCORES
 
 WEIGHT, BIAS = "head.weight", "head.bias"
-NETWORK_SCORES = "scores"
 
 
 class Head:
@@ -44,12 +44,12 @@ class Head:
     @property
     def outputs(self) -> tuple[str, ...]:
         """What a runtime is asked for: the layers of the features, and the network's scores where they are kept."""
-        return (*self.config.inputs, *((NETWORK_SCORES,) if self.config.keep_network else ()))
+        return (*self.config.inputs, *((SCORES,) if self.config.keep_network else ()))
 
     def scores(self, outputs: Mapping[str, np.ndarray]) -> np.ndarray:
         """Compute scores (B, n_scores), float32 in [0, 1], from a runtime's outputs, each (B, ...)."""
         own = self.own_scores(np.concatenate([outputs[name] for name in self.config.inputs], axis=1))
-        return np.concatenate([outputs[NETWORK_SCORES], own], axis=1) if self.config.keep_network else own
+        return np.concatenate([outputs[SCORES], own], axis=1) if self.config.keep_network else own
 
     def own_scores(self, features: np.ndarray) -> np.ndarray:
         """Compute scores (B, own labels), float32, from feature vectors (B, features)."""

@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..checkpoints.load import Checkpoint, build
+from ..checks import one_of
 from ..errors import InvalidInputError, MissingDependencyError
 from ..frontend.mel import n_frames
 from ..runtimes.protocol import Runtime
@@ -57,15 +58,12 @@ def open_runtime(
     MissingDependencyError
         The runtime that is asked for is not installed or does not work, or none is.
     """
-    for name, value, known in (("runtime", runtime, (AUTO, *RUNTIMES)), ("prefer", prefer, PREFERENCES)):
-        if value not in known:
-            raise InvalidInputError(f"{name} must be one of {', '.join(known)}, got {value!r}")
+    one_of(runtime, (AUTO, *RUNTIMES), "runtime")
+    one_of(prefer, PREFERENCES, "prefer")
     makers = _makers(checkpoint, device, dtype, compile)
     needs_torch = _needs_torch(device, dtype, compile)
     if runtime == AUTO:
-        runtime = os.environ.get(VARIABLE) or AUTO
-        if runtime not in (AUTO, *RUNTIMES):
-            raise InvalidInputError(f"{VARIABLE} must be one of {', '.join((AUTO, *RUNTIMES))}, got {runtime!r}")
+        runtime = one_of(os.environ.get(VARIABLE) or AUTO, (AUTO, *RUNTIMES), VARIABLE)
         if needs_torch:
             runtime = "torch"
     if runtime != AUTO:

@@ -20,7 +20,7 @@ POLL_S = 0.1  # how soon a waiting thread notices that the caller has gone
 
 @dataclass(frozen=True)
 class Begun:
-    """A source was opened. name: it in words. duration_s: its length, if its header tells."""
+    """The beginning of a source. name: what it is called. duration_s: its length, if its header tells."""
 
     name: str
     duration_s: float | None
@@ -28,7 +28,7 @@ class Begun:
 
 @dataclass(frozen=True)
 class Ended:
-    """A source is read. warnings: what was not as it should be. error: why it cannot be used, if it cannot."""
+    """The end of a source. warnings: what was not as it should be. error: why it cannot be used, if it cannot."""
 
     warnings: tuple[str, ...] = ()
     error: AudiotagError | None = None

@@ -281,6 +281,18 @@ class LabelSet(Sequence[Label]):
         position = self._position(label)
         return [self._labels[i] for i in self._ontology.under[position] if i != self.nodes[position].index]
 
+    def describe(self, label: Label) -> dict[str, Any]:
+        """Return what a label is called and what of the ontology is above it; plain, JSON-ready."""
+        above = self.ancestors(label)
+        return {
+            "index": label.index,
+            "mid": label.mid,
+            "name": label.display_name,
+            "parents": [node.name for node in self.parents(label)],
+            "ancestors": [node.name for node in above],
+            "category": next((node.name for node in above if not self.parents(node)), label.display_name),
+        }
+
     def roll_up(self, scores: np.ndarray) -> np.ndarray:
         """Give every label at least the best score of the labels under it.
 

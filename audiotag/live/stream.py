@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 
-from ..audio.arrays import MAX_CHANNELS, check_samples, check_values, is_tensor, mix, tensor_to_array, to_float
+from ..audio.arrays import MAX_CHANNELS, check_samples, check_values, mix, tensor_to_array, to_float
 from ..audio.resample import Resampler
-from ..checks import check_rate, span_samples
+from ..checks import check_rate, is_tensor
 from ..errors import InvalidInputError
 from ..frontend.windows import Window, WindowCutter, tile
 from ..inference.engine import Engine
@@ -22,6 +22,7 @@ from ..labels.label_set import LabelLike, LabelSet
 from ..results.events import ON, Event
 from ..results.tags import Tag, top_tags
 from ..results.thresholds import label_thresholds, stored
+from ..runtimes.protocol import Array
 from .tracker import MAX_GAP_S, EventTracker, Onset
 
 BLOCK_SAMPLES = 1 << 16  # bounds the copies made of a long chunk
@@ -30,7 +31,7 @@ S16LE = np.dtype("<i2")
 
 @dataclass(frozen=True, eq=False)
 class StreamWindow:
-    """What one hop of a stream gave.
+    """Scores of one hop of a stream, and the events that started and ended with it.
 
     Attributes
     ----------
@@ -86,14 +87,16 @@ class Stream:
         Of the chunks; they are averaged.
     window_s : float, optional
         Length of the windows in seconds; None: the checkpoint's. Shorter ones are tiled to it.
-    hop_s : float
-        Seconds from window to window, in (0, window].
+    hop_s : float, optional
+        Seconds from window to window, in (0, window]; None: one window.
     on : float or "auto", optional
         Score at which an event starts; "auto", each label's threshold stored with the checkpoint, 0.3 where it has
         none. None: "auto" for a checkpoint of own labels, else 0.3.
     off, min_duration_s, max_gap_s, include, exclude
         When events start and end, see `EventTracker`. `include` and `exclude` concern events only; ``scores`` holds
         every label.
+    watch : callable, optional
+        Called with each window that is scored and its log-mel, a runtime's (1, 1, mels, frames).
 
     Raises
     ------
@@ -116,25 +119,23 @@ class Stream:
         sample_rate: int | None = None,
         channels: int = 1,
         window_s: float | None = None,
-        hop_s: float = 1.0,
+        hop_s: float | None = 1.0,
         on: float | str | None = None,
         off: float | None = None,
         min_duration_s: float = 0.0,
         max_gap_s: float = MAX_GAP_S,
         include: LabelLike | Iterable[LabelLike] | None = None,
         exclude: LabelLike | Iterable[LabelLike] | None = None,
+        watch: Callable[[Window, Array], None] | None = None,
     ) -> None:
         self._rate_hz = engine.config.frontend.sample_rate_hz
         self.sample_rate = self._rate_hz if sample_rate is None else check_rate(sample_rate)
         if isinstance(channels, bool) or not isinstance(channels, int) or not 1 <= channels <= MAX_CHANNELS:
             raise InvalidInputError(f"channels must be a whole number from 1 to {MAX_CHANNELS}, got {channels!r}")
         self.channels = channels
-        window = engine.config.window_samples
-        if window_s is not None:
-            window = span_samples(window_s, window, self._rate_hz, "window_s")
-        hop = span_samples(hop_s, window, self._rate_hz, "hop_s")
+        window, hop = engine.config.window_and_hop(window_s, hop_s)
         self.window_s, self.hop_s = window / self._rate_hz, hop / self._rate_hz
-        self._engine, self._labels = engine, labels
+        self._engine, self._labels, self._watch = engine, labels, watch
         self._cutter = WindowCutter(window, hop)
         self._frames = Frames(engine.runtime, engine.config, window, hop)
         self._lock, self._process = threading.RLock(), os.getpid()
@@ -277,7 +278,10 @@ class Stream:
 
     def _score(self, window: Window) -> StreamWindow:
         # One window at a time, also where a long chunk has several: so its scores do not depend on its company.
-        scores = self._engine.scores(self._frames.join([self._prepare(window)]))[0]
+        logmel = self._frames.join([self._prepare(window)])
+        if self._watch is not None:
+            self._watch(window, logmel)
+        scores = self._engine.scores(logmel)[0]
         if (overflow := self._engine.overflow(scores)) is not None:
             raise overflow
         scores.flags.writeable = False

@@ -19,6 +19,7 @@ MOMENTUM = 0.01  # of every batch norm but the fully convolutional head's
 
 
 def activation(name: str) -> nn.Module:
+    """Make an activation by its name in the table."""
     return nn.ReLU() if name == "relu" else nn.Hardswish()
 
 

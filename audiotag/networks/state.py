@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
 
+from ..checks import is_tensor
 from ..config import CheckpointConfig, NetworkConfig
 from ..errors import CheckpointError
-from .table import state_shapes, tap_channels
+from .table import layer_sizes, state_shapes
 
 SHOWN = 3  # names listed in an error before "..."
 FLOATS = ("float32", "float16", "bfloat16", "float64")
@@ -79,7 +79,7 @@ def _check_head(state: Mapping[str, Any], config: CheckpointConfig, where: str) 
         if found:
             raise CheckpointError(f"{where}: has {few(found)}, but its configuration has no head; write it again")
         return {}
-    sizes = {"logmel": config.frontend.n_mels, **tap_channels(config.network)}
+    sizes = layer_sizes(config)
     if unknown := [name for name in head.inputs if name not in sizes]:
         raise CheckpointError(f"{where}: its head takes {few(unknown)}, which this network does not have")
     features = sum(sizes[name] for name in head.inputs)
@@ -99,14 +99,9 @@ def _check_head(state: Mapping[str, Any], config: CheckpointConfig, where: str) 
     return {name: _as_array(found[name], np.float32) for name in expected}
 
 
-def _is_tensor(value: Any) -> bool:
-    torch = sys.modules.get("torch")  # where it was never imported nothing can be a tensor
-    return torch is not None and isinstance(value, torch.Tensor)
-
-
 def _right_type(name: str, value: Any) -> bool:
     kind = str(value.dtype).removeprefix("torch.")
-    if _is_tensor(value):
+    if is_tensor(value):
         if str(value.layout) != "torch.strided" or value.is_quantized or value.device.type == "meta":
             return False
         if value.untyped_storage().nbytes() < value.numel() * value.element_size():
@@ -116,13 +111,13 @@ def _right_type(name: str, value: Any) -> bool:
 
 
 def _described(value: Any) -> str:
-    layout = str(value.layout).removeprefix("torch.") if _is_tensor(value) else "strided"
+    layout = str(value.layout).removeprefix("torch.") if is_tensor(value) else "strided"
     return str(value.dtype).removeprefix("torch.") + ("" if layout == "strided" else f" ({layout})")
 
 
 def _as_array(value: Any, dtype: Any) -> np.ndarray:
     """Return a tensor or array as an array of that type, which shares its memory where nothing changes."""
-    if _is_tensor(value):
+    if is_tensor(value):
         value = value.detach().cpu()
         value = (value.float() if value.is_floating_point() else value).numpy()
     with np.errstate(over="ignore"):  # a float64 beyond float32 becomes infinite, which is refused

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import NamedTuple
 
-from ..config import NetworkConfig
+from ..config import CheckpointConfig, NetworkConfig
 
 
 class BlockSpec(NamedTuple):
@@ -111,6 +111,11 @@ def tap_channels(config: NetworkConfig) -> dict[str, int]:
     if config.head == "mlp":
         sizes["hidden"] = make_divisible(HIDDEN_CHANNELS * config.width)
     return sizes
+
+
+def layer_sizes(config: CheckpointConfig) -> dict[str, int]:
+    """Return names and sizes of a checkpoint's feature vectors: the log-mel's mean over time, and the network's."""
+    return {"logmel": config.frontend.n_mels, **tap_channels(config.network)}
 
 
 @functools.lru_cache(maxsize=64)

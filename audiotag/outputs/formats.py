@@ -16,7 +16,7 @@ KINDS = (*TABLES, *VECTORS)
 
 @dataclass(frozen=True)
 class Format:
-    """What a name after ``--format`` means.
+    """A format of results, as named after ``--format``.
 
     Attributes
     ----------
@@ -47,7 +47,7 @@ class Format:
 
 @dataclass(frozen=True)
 class About:
-    """What holds for every record of a file; its writer has it before the first one.
+    """Facts that hold for every record of a file; its writer has them before the first one.
 
     A fact of the whole run that a format can hold, such as what ran the network, belongs here; a fact of one recording
     belongs into its record.

@@ -9,7 +9,8 @@ import shutil
 from collections.abc import Iterator
 from typing import IO, Any
 
-from ..errors import InvalidInputError, MissingDependencyError
+from ..checks import imported
+from ..errors import InvalidInputError
 from ..files import whole_file
 from ..text import clock, text_table
 from .formats import TABLES, About, Format
@@ -120,13 +121,8 @@ class ParquetWriter(Writer):
 
     def __init__(self, file: IO[bytes], about: About) -> None:
         super().__init__(file, about)
-        try:
-            import pyarrow
-            import pyarrow.parquet
-        except ImportError as error:
-            raise MissingDependencyError(
-                'the format parquet needs pyarrow: pip install "audiotag-dymn[parquet]"'
-            ) from error
+        message = 'the format parquet needs pyarrow: pip install "audiotag-dymn[parquet]"'
+        pyarrow = imported(message, "pyarrow", "pyarrow.parquet")
         types = {
             str: pyarrow.string(),
             int: pyarrow.int32(),

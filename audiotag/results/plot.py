@@ -78,7 +78,6 @@ def plot_prediction(
     prediction: Prediction,
     *,
     logmel: np.ndarray | None = None,
-    frontend: FrontendConfig | None = None,
     k: int = 10,
     include: LabelLike | Iterable[LabelLike] | None = None,
     exclude: LabelLike | Iterable[LabelLike] | None = None,
@@ -91,9 +90,8 @@ def plot_prediction(
     Parameters
     ----------
     logmel : numpy.ndarray, (mels, columns), optional
-        Log-mel of the whole recording, evenly spaced in time, as `audiotag.frontend.overview.logmel_image` makes it.
-    frontend : FrontendConfig, optional
-        The frontend it was made with, for the frequency axis; the usual one if None.
+        Log-mel of the whole recording by the prediction's frontend, evenly spaced in time, as
+        `audiotag.frontend.overview.logmel_image` makes it.
     k : int
         How many labels.
     include, exclude
@@ -116,7 +114,7 @@ def plot_prediction(
     axes = figure.subplots(len(heights), 1, squeeze=False, height_ratios=heights)[:, 0]
     lower = axes[-1]
     if logmel is not None:
-        _draw_logmel(axes[0], np.asarray(logmel), prediction.duration_s, frontend or FrontendConfig())
+        _draw_logmel(axes[0], np.asarray(logmel), prediction.duration_s, prediction.frontend)
         _time_axis(axes[0], prediction.duration_s, named=not steps)
         if steps:
             axes[0].tick_params(labelbottom=False)

@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..errors import InvalidInputError, MissingDependencyError
+from ..checks import imported
+from ..config import FrontendConfig
+from ..errors import InvalidInputError
 from ..labels.label_set import LabelLike, LabelSet
 from ..text import html_table, printable, printable_name, shortest, text_table
 from .events import OFF_RATIO, ON, Event, find_events, hop_scores
@@ -55,6 +57,8 @@ class Prediction:
         What was not as it should be, e.g. that the file is cut short.
     thresholds : numpy.ndarray, float32, (labels,), optional
         Stored with the checkpoint: the score from which a label is taken to be there, nan where none is known.
+    frontend : FrontendConfig
+        The checkpoint's, by which `plot` draws the log-mel.
 
     Raises
     ------
@@ -76,6 +80,7 @@ class Prediction:
     warnings: tuple[str, ...] = field(default=())
     thresholds: np.ndarray | None = None
     runtime: str = ""
+    frontend: FrontendConfig = field(default_factory=FrontendConfig)
 
     @classmethod
     def silent(cls, labels: LabelSet, thresholds: np.ndarray | None = None) -> Prediction:
@@ -308,10 +313,7 @@ class Prediction:
         MissingDependencyError
             pandas is not installed.
         """
-        try:
-            import pandas as pd
-        except ImportError as error:
-            raise MissingDependencyError("to_frame needs pandas: pip install pandas") from error
+        pandas = imported("to_frame needs pandas: pip install pandas", "pandas")
         names, mids = np.array(self.labels.names, dtype=object), np.array(self.labels.mids, dtype=object)
         if windows:
             n_windows, n_labels = self.window_scores.shape
@@ -324,7 +326,7 @@ class Prediction:
         else:
             order, where = np.argsort(-self.scores, kind="stable"), {}
             scores = self.scores[order]
-        return pd.DataFrame(
+        return pandas.DataFrame(
             {"source": self.source, **where, "label": names[order], "score": scores, "index": order, "mid": mids[order]}
         )
 
@@ -359,7 +361,7 @@ class Prediction:
         if audio is not None:
             from ..frontend.overview import logmel_image
 
-            logmel = logmel_image(audio, duration_s=self.duration_s, sample_rate_hz=sample_rate)
+            logmel = logmel_image(audio, duration_s=self.duration_s, frontend=self.frontend, sample_rate_hz=sample_rate)
         return plot_prediction(self, logmel=logmel, k=k, include=include, exclude=exclude)
 
     # -- to look at ----------------------------------------------------------------------------------------

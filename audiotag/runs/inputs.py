@@ -144,7 +144,7 @@ def common_folder(paths: Iterable[str]) -> str:
 
 
 class _Seen:
-    """What has been given out: folders by identity, explicitly named files by a digest of their folder and name."""
+    """Inputs that have been given out: folders by identity, named files by a digest of their folder and name."""
 
     def __init__(self, takes: Callable[[str], bool]) -> None:
         self.takes = takes

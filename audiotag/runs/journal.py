@@ -1,9 +1,10 @@
 """A run that can be killed: what it works on and what it has found so far, on disk, in a folder beside its output.
 
 The folder is called like the output with ``.partial`` behind it and holds ``run.json`` (the fingerprint: everything
-that decides what the output will be), ``inputs.jsonl`` (the inputs, fixed when the run starts), ``records.jsonl`` (one
-line for each input done, in order) and ``lock``. The output is put together from the records when all are there, and
-appears in one step. filelock keeps two runs from one output; huggingface_hub depends on it already.
+that decides what the output will be; and the number of inputs), ``inputs.jsonl`` (the inputs, fixed when the run
+starts), ``records.jsonl`` (one line for each input done, in order) and ``lock``. The output is put together from the
+records when all are there, and appears in one step. filelock keeps two runs from one output; huggingface_hub depends on
+it already.
 """
 
 from __future__ import annotations
@@ -30,10 +31,11 @@ SYNC_EVERY_S = 5.0  # a kill loses nothing that was written; a power cut at most
 SUFFIX, COMPLETE_SUFFIX = ".partial", ".run.json"
 RUN, INPUTS, RECORDS, LOCK = "run.json", "inputs.jsonl", "records.jsonl", "lock"
 OUTPUT, COMPLETE = "output", "complete.json"
+PLANNED = "planned"  # in `RUN`, beside the fingerprint: how many inputs the run began with
 
 
 class Journal:
-    """The folder beside one output file.
+    """The folder beside one output file, which keeps what a run has done until all is.
 
     Parameters
     ----------
@@ -67,6 +69,7 @@ class Journal:
         try:
             earlier = read_json(self._run)
             self.resumable = earlier is not None
+            self._planned = None if earlier is None else earlier.pop(PLANNED, None)
             if resume and earlier is not None:
                 check_fingerprint(earlier, fingerprint, str(self.folder))
         except AudiotagError:
@@ -79,7 +82,7 @@ class Journal:
         Records of a batch that was begun and not finished are dropped, for its scores would differ in the last bits.
         """
         if self.resume and self.resumable:
-            self.plan.load()
+            self.plan.load(self._planned)
             end = self._sound(batch_size) if self._entries.exists() else 0
             self._file = open(self._entries, "ab", buffering=0)  # noqa: SIM115
             self._file.truncate(end)
@@ -87,7 +90,7 @@ class Journal:
             self._run.unlink(missing_ok=True)  # from here on the old records count for nothing
             self._file = open(self._entries, "wb", buffering=0)  # noqa: SIM115
             self.plan.write(inputs)
-            write_json(self._run, self.fingerprint)
+            write_json(self._run, {**self.fingerprint, PLANNED: self.plan.inputs})
 
     def _sound(self, batch_size: int) -> int:
         """Count the bytes of the records of whole batches before the first that is torn or not of its input."""

@@ -45,18 +45,20 @@ class Plan:
                 self._count(item)
             sync(file)
 
-    def load(self) -> None:
-        """Count the inputs that `write` of an earlier run stored.
+    def load(self, count: int | None) -> None:
+        """Weigh the `count` inputs that `write` of an earlier run stored.
 
         Raises
         ------
         InvalidInputError
-            The file is missing or damaged.
+            The file is missing or damaged, or holds another number of them.
         """
         self.inputs = self.size_bytes = 0
         try:
             for item in self:
                 self._count(item)
+            if self.inputs != count:
+                raise ValueError(f"it holds {self.inputs} inputs, the run began with {count}")
         except (OSError, ValueError, TypeError) as error:
             raise InvalidInputError(
                 f"--resume: {self.path}: the list of inputs is missing or damaged ({error}), so the run cannot be gone "

@@ -24,7 +24,7 @@ def tell(message: str) -> None:
 
 @dataclass
 class Tally:
-    """What a run has done so far."""
+    """Counts of what a run has done so far."""
 
     inputs: int = 0
     failed: int = 0
@@ -34,12 +34,14 @@ class Tally:
     started: float = field(default_factory=time.monotonic)
 
     def add(self, entry: Entry) -> None:
+        """Count an input that is done."""
         self.inputs += 1
         self.failed += entry.failed
         self.audio_s += entry.duration_s
 
     @property
     def exit_code(self) -> int:
+        """1 if an input failed, else 0."""
         return 1 if self.failed else 0
 
 

@@ -31,7 +31,7 @@ Record = dict[str, Any]
 
 @dataclass(frozen=True)
 class Task:
-    """What a command does with inputs.
+    """What a command does with its inputs, as functions that the three ways of writing call.
 
     Attributes
     ----------

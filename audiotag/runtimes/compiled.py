@@ -36,7 +36,7 @@ def cache_folder() -> Path:
 
 
 def state_digest(state: Mapping[str, np.ndarray]) -> str:
-    """Digest of a state dict: names, shapes, types and values."""
+    """Digest a state dict: names, shapes, types and values."""
     digest = hashlib.sha256()
     for name, array in sorted(state.items()):
         digest.update(f"{name} {array.dtype} {array.shape}".encode())

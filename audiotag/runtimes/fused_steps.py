@@ -57,7 +57,7 @@ def pointwise(x: Tensor, weight: Tensor, bias: Tensor, act: str = "") -> Tensor:
     """
     rows = x.numel() // x.shape[-1]
     if rows * weight.numel() > ONEDNN_MIN_PRODUCTS and rows > ONEDNN_MIN_ROWS and _uses_onednn(x):
-        return torch.ops.mkldnn._linear_pointwise.default(x, weight, bias, _ONEDNN_NAMES[act], [], "")
+        return _onednn_linear(x, weight, bias, act)
     return activate(F.linear(x, weight, bias), act)
 
 
@@ -70,7 +70,7 @@ def depthwise(x: Tensor, weight: Tensor, bias: Tensor, stride: int) -> Tensor:
 def product(x: Tensor, weight: Tensor, bias: Tensor, act: str = "") -> Tensor:
     """Compute a linear layer, x W + b with W (C, E), of few rows (n, C), then the activation."""
     if len(x) * weight.numel() > ONEDNN_MIN_PRODUCTS and len(x) > ONEDNN_MIN_ROWS and _uses_onednn(x):
-        return torch.ops.mkldnn._linear_pointwise.default(x, weight.t(), bias, _ONEDNN_NAMES[act], [], "")
+        return _onednn_linear(x, weight.t(), bias, act)
     return activate(torch.addmm(bias, x, weight), act)
 
 
@@ -79,6 +79,10 @@ def _uses_onednn(x: Tensor) -> bool:
 
 
 _ONEDNN_NAMES = {"": "none", "relu": "relu", "hswish": "hardswish", "sigmoid": "sigmoid"}
+
+
+def _onednn_linear(x: Tensor, weight: Tensor, bias: Tensor, act: str) -> Tensor:
+    return torch.ops.mkldnn._linear_pointwise.default(x, weight, bias, _ONEDNN_NAMES[act], [], "")  # noqa: SLF001
 
 
 # What `_has_onednn` tries: an activation, rows, inputs and outputs. Few rows, odd numbers, many inputs, many rows.
@@ -97,7 +101,7 @@ def _has_onednn(dtype: torch.dtype) -> bool:
             weight = torch.linspace(-9, 9, outputs * inputs, device="cpu").cos().reshape(outputs, inputs).to(dtype)
             bias = weight[:, 0].contiguous()
             try:
-                y = torch.ops.mkldnn._linear_pointwise.default(x, for_rows(weight), bias, _ONEDNN_NAMES[act], [], "")
+                y = _onednn_linear(x, for_rows(weight), bias, act)
             except (AttributeError, RuntimeError, NotImplementedError):
                 return False
             expected = activate(F.linear(x.float(), weight.float(), bias.float()), act)

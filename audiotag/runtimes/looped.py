@@ -43,15 +43,20 @@ class Form(NamedTuple):
     requests: int  # 1: one that has all threads
 
 
-def usable_cores() -> int:
-    """Count the cores that this process may use: affinity, a container's quota and ``OMP_NUM_THREADS`` say so."""
+def allowed_cores() -> int:
+    """Count the cores that this process may use, as its affinity and a container's quota say."""
     cores = [len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1]
     with contextlib.suppress(OSError, ValueError):
         quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
         cores.append(math.ceil(int(quota) / int(period)))  # "max", no number: no quota
-    with contextlib.suppress(ValueError):
-        cores.append(int(os.environ.get("OMP_NUM_THREADS", "")))
     return max(1, min(cores))
+
+
+def usable_cores() -> int:
+    """Count the cores for this process's threads: those it may use, and no more than ``OMP_NUM_THREADS`` says."""
+    with contextlib.suppress(ValueError):
+        return max(1, min(allowed_cores(), int(os.environ.get("OMP_NUM_THREADS", ""))))
+    return allowed_cores()
 
 
 class LoopedRuntime(ABC):

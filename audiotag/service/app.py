@@ -46,7 +46,7 @@ PAGE_TYPES = {
 
 
 def make_app(service: Service) -> Any:
-    """The ASGI application."""
+    """Make the ASGI application of a service."""
     page = _page()
     routes = [
         *(Route(path, _asset(*found), methods=["GET"]) for path, found in page.items()),
@@ -90,7 +90,7 @@ def make_app(service: Service) -> Any:
 
 
 def _page() -> dict[str, tuple[bytes, str, str]]:
-    """The page's files by path: contents, content type and tag."""
+    """Read the page's files by path: contents, content type and tag."""
     found = {}
     for file in importlib.resources.files(__package__).joinpath("page").iterdir():
         ending = "." + file.name.rpartition(".")[2]

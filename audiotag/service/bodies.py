@@ -28,12 +28,12 @@ JSON_BYTES = 64 << 20
 
 
 class ClientGone(Exception):
-    """The client has closed the connection."""
+    """Raised where the client has closed the connection."""
 
 
 @dataclass
 class Upload:
-    """One file of a request: what a decoder reads it from, the client's name for it, shown and nothing else."""
+    """One file of a request: what a decoder reads, and the client's name for it, which is only shown."""
 
     source: Any
     name: str
@@ -42,7 +42,7 @@ class Upload:
 
 @dataclass
 class Body:
-    """What a request brought: files, and options that came in a form."""
+    """The files of a request, and the options that came in its form."""
 
     uploads: list[Upload]
     fields: list[tuple[str, str]] = field(default_factory=list)
@@ -54,19 +54,20 @@ class Body:
 
 
 class Store:
-    """How many bytes of bodies are being held."""
+    """Count of the bytes of bodies that are being held."""
 
     def __init__(self, limits: Limits) -> None:
         self.most, self.held = 4 * limits.max_bytes, 0
 
     def take(self, n_bytes: int) -> None:
+        """Count so many more bytes; a `Problem` where they are too many."""
         self.held += n_bytes
         if self.held > self.most:
             raise Problem(503, "too many large bodies are being held at once; come again later", retry_after_s=30)
 
 
 class BodyReader:
-    """A request's body, chunk by chunk, bounded in bytes and in time.
+    """Reader of a request's body, chunk by chunk, bounded in bytes and in time.
 
     A body may stand still for `idle_s`, and must come at `min_bytes_per_s` on average after the first `idle_s`.
     """
@@ -88,6 +89,7 @@ class BodyReader:
         return Problem(413, f"the body is larger than the {self._limits.max_bytes} bytes that are taken")
 
     async def chunks(self) -> AsyncGenerator[bytes, None]:
+        """Yield the body's chunks as they come."""
         loop = asyncio.get_running_loop()
         started, idle = loop.time(), self._limits.idle_s
         while True:
@@ -110,7 +112,7 @@ class BodyReader:
 
 
 async def read_body(request: Request, limits: Limits, reader: BodyReader) -> Body:
-    """A request's files and form fields.
+    """Read a request's files and form fields.
 
     Raises
     ------
@@ -196,7 +198,7 @@ async def _read_form(headers: Headers, limits: Limits, reader: BodyReader) -> Bo
 
 
 def _taken_over(value: UploadFile) -> Upload:
-    """An uploaded file that outlives its form."""
+    """Take an uploaded file over from its form, which closes its own."""
     size = value.size or 0
     if size <= IN_MEMORY:
         value.file.seek(0)
@@ -220,7 +222,7 @@ def _upload(source: bytes | bytearray | io.FileIO, name: str, n_bytes: int) -> U
 
 
 def _name(name: str | None) -> str:
-    r"""A client's name for its file, as it is shown: one line, no folders."""
+    r"""Make a client's name for its file one printable line without folders."""
     last = re.split(r"[/\\]", name or "")[-1]
     return printable(last)[:MAX_NAME] or "upload"
 

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 def models_of(tagger: Tagger, limits: Limits) -> dict[str, Any]:
-    """The checkpoint that is served, in the list form that OpenAI's clients read."""
+    """Describe the checkpoint that is served, in the list form that OpenAI's clients read."""
     config = tagger.config
     frontend = config.frontend
     model = {
@@ -42,16 +42,6 @@ def models_of(tagger: Tagger, limits: Limits) -> dict[str, Any]:
 
 
 def labels_of(tagger: Tagger, words: str) -> list[dict[str, Any]]:
-    """Labels whose names contain the words, as `audiotag labels --format json` writes them, with all that is above."""
+    """List labels whose names contain the words, as `audiotag labels --format json` does, with all that is above."""
     labels = tagger.labels
-    return [
-        {
-            "index": label.index,
-            "mid": label.mid,
-            "name": label.display_name,
-            "parents": [node.name for node in labels.parents(label)],
-            "ancestors": [node.name for node in labels.ancestors(label)],
-            "category": next((n.name for n in labels.ancestors(label) if not labels.parents(n)), label.display_name),
-        }
-        for label in (labels.find(words) if words else list(labels))
-    ]
+    return [labels.describe(label) for label in (labels.find(words) if words else labels)]

@@ -55,7 +55,7 @@ LOOPBACK_NAMES = ("localhost", "localhost.localdomain", "ip6-localhost")
 
 @dataclass(frozen=True)
 class Access:
-    """Who may ask.
+    """Rules of who may ask: by host, origin and token.
 
     Attributes
     ----------
@@ -98,7 +98,7 @@ class Access:
             return False
 
     def knows_token(self, token: str | None) -> bool:
-        """Whether it is the token; takes the same time for every wrong one."""
+        """Whether `token` is the service's; takes the same time for every wrong one."""
         if self.token is None:
             return True
         ours, theirs = (
@@ -108,7 +108,7 @@ class Access:
 
 
 def _host_name(host: str) -> str | None:
-    """The name in ``name:port`` or ``[address]:port``, in lower case."""
+    """Take the name out of ``name:port`` or ``[address]:port``, in lower case; None where there is none."""
     try:
         parts = urlsplit(f"//{host}")
         _ = parts.port
@@ -120,7 +120,7 @@ def _host_name(host: str) -> str | None:
 
 
 class Guard:
-    """ASGI middleware: refuses what `Access` does not know, adds `HEADERS`, counts, and closes where a body is left.
+    """ASGI middleware that refuses what `Access` does not know, adds `HEADERS`, counts, and closes unread bodies.
 
     Parameters
     ----------
@@ -205,7 +205,7 @@ class Guard:
 
 
 def _token(headers: dict[bytes, bytes]) -> str | None:
-    """The token a request shows, in its header or, from a browser's WebSocket, among its subprotocols."""
+    """Find the token a request shows, in its header or, from a browser's WebSocket, among its subprotocols."""
     scheme, _, token = headers.get(b"authorization", b"").partition(b" ")
     if scheme.lower() == b"bearer":
         return token.strip().decode("utf-8", "surrogateescape")
@@ -221,7 +221,7 @@ def _token(headers: dict[bytes, bytes]) -> str | None:
 
 
 class _Answered:
-    """A request's receive, which remembers whether the whole body has come."""
+    """A request's `receive` that remembers whether the whole body has come."""
 
     DRAIN_S, DRAIN_BYTES = 2.0, 64 << 20
 

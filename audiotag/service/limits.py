@@ -14,7 +14,7 @@ BYTES_PER_S = 192_000 * 2 * 4  # of decoded float32 samples that a second of aud
 
 
 class TooLargeError(InvalidInputError):
-    """A body or a recording is larger than the service takes."""
+    """Raised where a body or a recording is larger than the service takes."""
 
 
 @dataclass(frozen=True)
@@ -103,7 +103,7 @@ def check_head(stream: AudioStream, limits: Limits) -> None:
 
 
 def bounded_blocks(stream: AudioStream, limits: Limits) -> Iterator[np.ndarray]:
-    """A recording's blocks, whatever its header claimed, counted while they are decoded.
+    """Yield a recording's blocks, counted while they are decoded, whatever its header claimed.
 
     Raises
     ------

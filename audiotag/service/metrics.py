@@ -1,4 +1,4 @@
-"""What is counted, for Prometheus; prometheus-client writes the format, which has more corners than it seems."""
+"""Counters for Prometheus; prometheus-client writes the format, whose escapes and types are easily wrong."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Metrics:
         return Counter(f"audiotag_{name}", about, labels, registry=self.registry)
 
     def gauge(self, name: str, about: str, value: Callable[[], float]) -> None:
-        """Add a gauge that is asked for its value."""
+        """Add a gauge whose value is asked of a function."""
         Gauge(f"audiotag_{name}", about, registry=self.registry).set_function(value)
 
     def ran(self, n_windows: int, seconds: float, took_s: float) -> None:
@@ -43,4 +43,5 @@ class Metrics:
         self.busy.inc(took_s)
 
     def text(self) -> bytes:
+        """Write all counters in Prometheus's text format."""
         return generate_latest(self.registry)

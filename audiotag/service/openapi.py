@@ -149,7 +149,7 @@ def _get(
 
 
 def document(limits: Limits, token: bool) -> dict[str, Any]:
-    """The OpenAPI 3.1 description of a service with these limits; `token`: whether it wants one."""
+    """Describe a service with these limits in OpenAPI 3.1; `token`: whether it wants one."""
     any_object = {"type": "object"}
     not_ready: Any = {"description": "not ready", "content": {"application/json": {"schema": any_object}}}
     classification = {

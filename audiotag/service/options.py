@@ -17,7 +17,7 @@ FORMATS = {"tags": ("json", "csv"), "events": ("json", "csv", "audacity", "webvt
 
 @dataclass(frozen=True)
 class Option:
-    """One option.
+    """One option of a request.
 
     Attributes
     ----------
@@ -41,7 +41,7 @@ class Option:
     default: Any = None
 
     def parse(self, text: str) -> Any:
-        """The value a text stands for.
+        """Return the value a text stands for.
 
         Raises
         ------
@@ -70,7 +70,7 @@ class Option:
         return Problem(422, f"{self.name} must be {allowed}, got {text[:80]!r}")
 
     def schema(self) -> dict[str, Any]:
-        """JSON schema."""
+        """Describe the option as a JSON schema."""
         kinds: dict[str, dict[str, Any]] = {
             "number": {"type": "number"},
             "boolean": {"type": "boolean"},
@@ -135,7 +135,7 @@ ANALYZE = (_TOP, _ON, *_THRESHOLDS, _INCLUDE, _EXCLUDE, _WINDOW, _EVENTS_HOP)
 
 
 def parse(pairs: Iterable[tuple[str, str]], known: tuple[Option, ...]) -> dict[str, Any]:
-    """Values by option, with underscores: ``{"min_duration": 0.5, "include": ["Speech"], ...}``.
+    """Parse values by option, with underscores: ``{"min_duration": 0.5, "include": ["Speech"], ...}``.
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""Waveform and log-mel of a recording as columns to draw, made of what the network is shown while it is shown.
+"""Waveform and log-mel of a recording as columns to draw, made of the log-mel that the network is given.
 
 Columns come in strips, each with its first column's time and a column's width: fine where the recording is short, and
 twice as wide from where an unknown length has outgrown the columns a page can hold.
@@ -19,7 +19,7 @@ LOWEST, HIGHEST = -1.5, 2.5  # log-mel drawn as 0 and 255: ln(1e-5) is -1.4 afte
 
 
 class _Columns:
-    """Averages or extremes over columns of so many items; the width doubles whenever `most` columns are out."""
+    """Items gathered into columns of `width`, which doubles whenever `most` columns are out."""
 
     def __init__(self, width: int, most: int) -> None:
         self.width, self._most = width, most
@@ -28,16 +28,14 @@ class _Columns:
         self._held: list[np.ndarray] = []  # (..., n)
         self._n_held = 0
 
-    def push(self, items: np.ndarray, *, last: bool = False) -> tuple[int, int, np.ndarray] | None:
-        """Position and width of the columns that are complete, and their items (..., columns, width)."""
+    def push(self, items: np.ndarray) -> tuple[int, int, np.ndarray] | None:
+        """Take items (..., n); returns position and width of the columns they complete, and their items.
+
+        The items are (..., columns, width); None where no column is complete.
+        """
         self._held.append(items)
         self._n_held += items.shape[-1]
         n = self._n_held // self.width
-        if last and self._n_held % self.width:
-            short = self.width - self._n_held % self.width
-            filled = np.concatenate(self._held, axis=-1)
-            self._held = [np.concatenate([filled, np.repeat(filled[..., -1:], short, axis=-1)], axis=-1)]
-            n += 1
         if n == 0:
             return None
         whole = np.concatenate(self._held, axis=-1)
@@ -50,6 +48,13 @@ class _Columns:
         if self._out >= self._most:
             self.width, self._out = 2 * self.width, self._most // 2
         return found
+
+    def finish(self) -> tuple[int, int, np.ndarray] | None:
+        """Complete the last column by repeating the last item."""
+        if not self._n_held:
+            return None
+        last = np.concatenate(self._held, axis=-1)[..., -1:]
+        return self.push(np.repeat(last, -self._n_held % self.width, axis=-1))
 
 
 class Picture:
@@ -71,7 +76,7 @@ class Picture:
         self._frames = 0
 
     def add(self, window: Window, logmel: np.ndarray, samples: np.ndarray) -> dict[str, Any]:
-        """Strips that a window completes: its frames and samples that no window before it had.
+        """Return the strips that a window completes, by frames and samples that no window before it had.
 
         Parameters
         ----------
@@ -85,11 +90,8 @@ class Picture:
         return self._strips(self._mel.push(frames), self._wave.push(samples))
 
     def finish(self) -> dict[str, Any]:
-        """Strips of what is left."""
-        nothing = np.empty(0, np.float32)
-        mels = self._mel._held[0].shape[0] if self._mel._held else 0
-        mel = self._mel.push(np.empty((mels, 0), np.float32), last=True)
-        return self._strips(mel, self._wave.push(nothing, last=True))
+        """Return the strips of what is left."""
+        return self._strips(self._mel.finish(), self._wave.finish())
 
     def _strips(self, mel: Any, wave: Any) -> dict[str, Any]:
         strips: dict[str, Any] = {}
@@ -114,7 +116,7 @@ class Picture:
 
 
 def on_host(array: Any) -> np.ndarray:
-    """A runtime's array as numpy."""
+    """Copy a runtime's array to numpy."""
     return np.asarray(array.cpu() if hasattr(array, "cpu") else array)
 
 
@@ -123,5 +125,5 @@ def _base64(array: np.ndarray) -> str:
 
 
 def scores_base64(rows: list[np.ndarray]) -> str:
-    """Rows of scores as base64 of little-endian float32, row after row."""
+    """Encode rows of scores as base64 of little-endian float32, row after row."""
     return _base64(np.stack(rows).astype("<f4"))

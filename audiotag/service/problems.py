@@ -13,7 +13,7 @@ MEDIA_TYPE = "application/problem+json"
 
 
 class Problem(Exception):
-    """What is answered instead of a result.
+    """Raised to answer with an error instead of a result.
 
     Parameters
     ----------
@@ -34,16 +34,17 @@ class Problem(Exception):
             self.headers["Retry-After"] = str(max(1, round(retry_after_s)))
 
     def to_dict(self) -> dict[str, object]:
-        """The body, plain."""
+        """Return the body, JSON-ready."""
         title = http.HTTPStatus(self.status).phrase
         return {"type": "about:blank", "title": title, "status": self.status, "detail": self.detail}
 
     def body(self) -> bytes:
+        """Write the body as JSON."""
         return json.dumps(self.to_dict(), ensure_ascii=False).encode("utf-8", "backslashreplace")
 
 
 def problem_of(error: AudiotagError, *, opened: bool) -> Problem:
-    """The problem that an error about a recording is; `opened`: whether it got so far as to be decoded."""
+    """Choose the problem for an error about a recording; `opened`: whether its decoder could be opened."""
     if isinstance(error, TooLargeError):
         return Problem(413, str(error))
     if isinstance(error, MissingDependencyError) or (isinstance(error, AudioError) and not opened):

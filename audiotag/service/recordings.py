@@ -81,12 +81,13 @@ async def _closing(lines: AsyncGenerator[bytes, None], stack: contextlib.ExitSta
 
 
 class Job:
-    """A request's files on their way through the worker."""
+    """The files of one request on their way through the worker."""
 
     def __init__(self, service: Service, tagger: Tagger, task: tasks.Task, body: Body, request: Request) -> None:
         self._service, self._tagger, self._task, self._body, self._request = service, tagger, task, body, request
 
-    def _recording(self, upload: Upload, watch: Any = None) -> Recording:
+    def recording(self, upload: Upload, watch: Any = None) -> Recording:
+        """Make the worker's piece of work of a file."""
         config, task = self._tagger.config, self._task
         return Recording(
             upload.source,
@@ -101,8 +102,8 @@ class Job:
             keep=task.kind == "analysis",
         )
 
-    async def _analysis(self, recording: Recording) -> Analysis:
-        """A recording's analysis; a client that goes away cancels it."""
+    async def analyse(self, recording: Recording) -> Analysis:
+        """Wait for a recording's analysis; a client that goes away cancels it."""
         worker = self._service.worker
         worker.submit(recording)
         gone = asyncio.ensure_future(self._gone())
@@ -124,12 +125,12 @@ class Job:
             pass
 
     async def whole(self) -> Response:
-        """The answer, once all is done."""
+        """Answer once all files are done."""
         records, form = [], self._body.is_form
         for upload in self._body.uploads:
-            recording = self._recording(upload)
+            recording = self.recording(upload)
             try:
-                records.append(self._task.describe(await self._analysis(recording)))
+                records.append(self._task.describe(await self.analyse(recording)))
             except AudiotagError as error:
                 if not form:
                     raise problem_of(error, opened=recording.begun) from error
@@ -149,7 +150,7 @@ class Job:
         return Response(file.getvalue().encode("utf-8", "backslashreplace"), headers={"content-type": content_type})
 
     async def lines(self) -> AsyncGenerator[bytes, None]:
-        """A line for each step of the work, then each file's record."""
+        """Yield a line for each step of the work, then each file's record."""
         for upload in self._body.uploads:
             async for plain in self._steps(upload):
                 yield (dumps(plain) + "\n").encode()
@@ -161,8 +162,8 @@ class Job:
         def watch(one: Scored) -> None:
             loop.call_soon_threadsafe(scored.put_nowait, one)
 
-        recording = self._recording(upload, watch)
-        analysis = asyncio.ensure_future(self._analysis(recording))
+        recording = self.recording(upload, watch)
+        analysis = asyncio.ensure_future(self.analyse(recording))
         picture: Picture | None = None
         told = loop.time() if self._task.kind != "analysis" else 0.0
         try:
@@ -209,7 +210,7 @@ class Job:
 
 
 def _windows(some: list[Scored], rate_hz: int, picture: Picture) -> dict[str, Any]:
-    """Windows as a line of `/v1/analyze` has them."""
+    """Write windows as a line of `/v1/analyze` has them."""
     strips = [
         picture.add(one.window, one.logmel, one.samples)
         for one in some
@@ -224,7 +225,7 @@ def _windows(some: list[Scored], rate_hz: int, picture: Picture) -> dict[str, An
 
 
 async def hugging_face(request: Request) -> Response:
-    """`/v1/audio/classification`, as Hugging Face's inference clients ask."""
+    """Answer `/v1/audio/classification`, as Hugging Face's inference clients ask."""
     service: Service = request.app.state.service
     for name in request.query_params:
         opts.parse([(name, "")], ())
@@ -241,10 +242,11 @@ async def hugging_face(request: Request) -> Response:
         if function not in ("sigmoid", "softmax", "none"):
             raise Problem(422, f"function_to_apply must be sigmoid, softmax or none, got {function!r:.80}")
         tagger = service.tagger()
-        job = Job(service, tagger, tasks.scores_task(tagger), Body([upload]), request)
-        recording = job._recording(upload)
+        task = tasks.scores_task(tagger)
+        job = Job(service, tagger, task, Body([upload]), request)
+        recording = job.recording(upload)
         try:
-            scores = job._task.describe(await job._analysis(recording))["scores"]
+            scores = task.describe(await job.analyse(recording))["scores"]
         except AudiotagError as error:
             raise problem_of(error, opened=recording.begun) from error
     shown = _applied(scores, function)
@@ -253,7 +255,7 @@ async def hugging_face(request: Request) -> Response:
 
 
 def _applied(scores: np.ndarray, function: str) -> np.ndarray:
-    """Sigmoid scores as they are, or their logits, or the softmax of these."""
+    """Return sigmoid scores as they are, or their logits, or the softmax of these."""
     if function == "sigmoid":
         return scores
     inside = np.clip(scores.astype(np.float64), 1e-30, 1 - 1e-12)

@@ -24,7 +24,7 @@ _log = logging.getLogger(__name__)
 
 
 class _Patience:
-    """Gives a client only so long for something."""
+    """A time limit on a client: `then` is called unless it is stopped before."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
@@ -45,7 +45,7 @@ class _Patience:
 
 
 def http_protocol(limits: Limits) -> type[H11Protocol]:
-    """uvicorn's HTTP/1.1, which by itself waits for a request's head, and for an answer to be read, without end."""
+    """Make uvicorn's HTTP/1.1 protocol with bounds on the time for a request's head and for reading an answer."""
 
     class Protocol(H11Protocol):
         def connection_made(self, transport: Any) -> None:
@@ -124,7 +124,7 @@ def http_protocol(limits: Limits) -> type[H11Protocol]:
 
 
 def websocket_protocol(limits: Limits) -> type[WebSocketsSansIOProtocol]:
-    """uvicorn's WebSockets, with bounds on unread answers and on messages in very many fragments."""
+    """Make uvicorn's WebSocket protocol with bounds on unread answers and on messages in very many fragments."""
 
     class Protocol(WebSocketsSansIOProtocol):
         def connection_made(self, transport: Any) -> None:
@@ -156,7 +156,7 @@ def websocket_protocol(limits: Limits) -> type[WebSocketsSansIOProtocol]:
 
 
 class Server(uvicorn.Server):
-    """uvicorn's server; at a first SIGTERM or SIGINT it refuses what is new and finishes what it has."""
+    """uvicorn's server, which at a first SIGTERM or SIGINT refuses what is new and finishes what it has."""
 
     def __init__(self, config: uvicorn.Config, service: Service) -> None:
         super().__init__(config)
@@ -195,7 +195,7 @@ class Server(uvicorn.Server):
 
 
 def make_server(service: Service) -> Server:
-    """A server for a service, to be run on sockets that are bound already."""
+    """Make the server of a service, to be run on sockets that are bound already."""
     limits = service.limits
     config = uvicorn.Config(
         make_app(service),
@@ -218,7 +218,7 @@ def make_server(service: Service) -> Server:
 
 
 def bound_socket(host: str, port: int) -> socket.socket:
-    """A listening socket.
+    """Open a listening socket.
 
     Raises
     ------

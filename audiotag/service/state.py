@@ -1,4 +1,4 @@
-"""What a running service is: one checkpoint, its worker, and what is known of the requests in hand."""
+"""The state of a running service: one checkpoint, its worker, and the requests in hand."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class Service:
-    """One checkpoint, its worker, and what is known of the requests in hand.
+    """A running service: one checkpoint, its worker, and the count of requests in hand.
 
     Parameters
     ----------
@@ -44,7 +44,7 @@ class Service:
         gauge("ready", "Whether new requests are taken.", lambda: float(self.state() == "ready"))
 
     def state(self) -> str:
-        """``ready``, ``loading``, ``draining``, ``stuck`` or ``failed``."""
+        """Tell the state: ``ready``, ``loading``, ``draining``, ``stuck`` or ``failed``."""
         if self.worker.failure is not None:
             return "failed"
         if self.draining.is_set():
@@ -54,7 +54,7 @@ class Service:
         return "stuck" if self.worker.stuck else "ready"
 
     def tagger(self) -> Tagger:
-        """The tagger, if new work is taken.
+        """Return the tagger, if new work is taken.
 
         Raises
         ------
@@ -68,12 +68,12 @@ class Service:
 
     @property
     def in_hand(self) -> int:
-        """Requests and streams that are being worked on."""
+        """Number of requests and streams that are being worked on."""
         return self.n_requests + self.n_streams
 
     @contextlib.contextmanager
     def counted(self) -> Iterator[None]:
-        """A request in hand."""
+        """Count a request as in hand while the context lasts."""
         self.tagger()
         if self.n_requests >= self.limits.max_requests:
             raise Problem(429, f"{self.n_requests} requests are in hand; come again later", retry_after_s=2)

@@ -17,8 +17,8 @@ from starlette.websockets import WebSocket, WebSocketDisconnect, WebSocketState
 
 from ..errors import AudiotagError, InvalidInputError
 from ..frontend.windows import Window
-from ..inference.frames import Shown
 from ..live.stream import Stream, StreamWindow
+from ..runtimes.protocol import Array
 from ..text import printable
 from .guards import SUBPROTOCOL
 from .picture import Picture, on_host
@@ -50,33 +50,8 @@ LAG_EVERY_S = 1.0
 CLOSE_GOING_AWAY, CLOSE_POLICY, CLOSE_OVERLOADED = 1001, 1008, 1013
 
 
-class _SeenStream(Stream):
-    """A stream that keeps the windows it has scored with what the network was shown, until somebody takes them."""
-
-    def reset(self) -> None:
-        super().reset()
-        self.seen: list[tuple[Window, Shown]] = []
-        prepare = self._prepare
-
-        def prepared(window: Window) -> Shown:
-            shown = prepare(window)
-            self.seen.append((window, shown))
-            return shown
-
-        self._prepare = prepared
-
-    def take_strips(self, picture: Picture) -> list[dict[str, Any]]:
-        """What the windows since the last call add to a picture."""
-        seen, self.seen = self.seen, []
-        strips = [
-            picture.add(window, on_host(self._frames.join([shown])[0]), np.empty(0, np.float32))
-            for window, shown in seen
-        ]
-        return [strip for strip in strips if strip]
-
-
 class Ended(Exception):
-    """A stream ends, with an error for the client."""
+    """Raised to end a stream with an error for the client."""
 
     def __init__(self, detail: str, code: int = CLOSE_POLICY, kind: str = "invalid") -> None:
         super().__init__(detail)
@@ -111,7 +86,7 @@ async def _last_words(websocket: WebSocket, message: dict[str, Any], code: int) 
 
 
 class LiveStream:
-    """One client's stream."""
+    """One client's stream: it reads samples, hands them to the worker, and sends what comes back."""
 
     def __init__(self, websocket: WebSocket, service: Service) -> None:
         self._websocket, self._service = websocket, service
@@ -121,10 +96,12 @@ class LiveStream:
         self._told_lag = 0.0
 
     def close(self) -> None:
+        """Take the stream away from the worker."""
         if self._feed is not None:
             self._service.worker.remove_feed(self._feed)
 
     async def run(self) -> None:
+        """Serve the stream from its ``start`` to its ``done``."""
         options = await self._start()
         sender = asyncio.create_task(self._send_results())
         reader = asyncio.create_task(self._read(options))
@@ -162,7 +139,7 @@ class LiveStream:
         return dict(message)
 
     async def _control(self) -> dict[str, Any] | bytes:
-        """The next message: an object with a type, or samples."""
+        """Receive the next message: an object with a type, or samples."""
         message = await self._receive()
         if message.get("bytes") is not None:
             return bytes(message["bytes"])
@@ -189,6 +166,14 @@ class LiveStream:
         if options["scores"] not in ("top", "all", "none"):
             raise Ended(f"scores must be top, all or none, got {options['scores']!r:.80}")
         tagger = self._service.tagger()
+        picture = Picture(tagger.sample_rate, tagger.config.frontend.hop_samples, None)
+        strips: list[dict[str, Any]] = []
+
+        def draw(window: Window, logmel: Array) -> None:
+            strip = picture.add(window, on_host(logmel[0]), np.empty(0, np.float32))
+            if strip:
+                strips.append(strip)
+
         arguments = {
             "on": options["on"],
             "max_gap_s": options["max_gap"],
@@ -201,7 +186,7 @@ class LiveStream:
                 raise InvalidInputError(f"sample_rate must be at most {self._limits.max_rate_hz} Hz, got {rate}")
             if rate is None:
                 raise InvalidInputError("sample_rate is missing; it is the rate of the samples in Hz")
-            stream = _SeenStream(
+            stream = Stream(
                 tagger.engine,
                 tagger.labels,
                 sample_rate=rate,
@@ -212,6 +197,7 @@ class LiveStream:
                 min_duration_s=options["min_duration"],
                 include=options["include"],
                 exclude=options["exclude"],
+                watch=draw if options["picture"] else None,
                 **{name: value for name, value in arguments.items() if value is not None},
             )
             if stream.hop_s < 0.1:
@@ -223,13 +209,9 @@ class LiveStream:
             raise Ended(str(error)) from error
         loop = asyncio.get_running_loop()
 
-        frontend = tagger.config.frontend
-        picture = Picture(frontend.sample_rate_hz, frontend.hop_samples, None) if options["picture"] else None
-
         def give(found: list[StreamWindow] | Exception, last: bool) -> None:
-            strips = stream.take_strips(picture) if picture is not None else []
-            stream.seen.clear()
-            loop.call_soon_threadsafe(self._given.put_nowait, (found, strips, last))
+            loop.call_soon_threadsafe(self._given.put_nowait, (found, strips.copy(), last))
+            strips.clear()
 
         self._feed = Feed(stream, give)
         self._options = options

@@ -6,10 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from ..outputs.records import embedding_record, event_record, plain, tag_record
-from ..results.embeddings import WindowEmbeddings
 from ..results.prediction import Prediction
 
 if TYPE_CHECKING:
@@ -19,7 +16,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Task:
-    """One kind of work, as options made it.
+    """What a request wants of each of its recordings.
 
     Attributes
     ----------
@@ -44,7 +41,7 @@ class Task:
 
 
 def tag_task(tagger: Tagger, options: dict[str, Any]) -> Task:
-    """`/v1/tag`."""
+    """Make the task of `/v1/tag`."""
     chosen = {
         "k": options["top"],
         "threshold": options["threshold"],
@@ -56,13 +53,13 @@ def tag_task(tagger: Tagger, options: dict[str, Any]) -> Task:
 
 
 def event_task(tagger: Tagger, options: dict[str, Any]) -> Task:
-    """`/v1/events`."""
+    """Make the task of `/v1/events`."""
     chosen = event_options(options)
     return _of_prediction(tagger, "events", options, lambda p: event_record(p, **chosen), "max")
 
 
 def analysis_task(tagger: Tagger, options: dict[str, Any]) -> Task:
-    """`/v1/analyze`: tags and events together; scores, waveform and log-mel come while the work goes on."""
+    """Make the task of `/v1/analyze`: tags and events; scores, waveform and log-mel come while the work goes on."""
     tags = {"k": options["top"], "include": options["include"], "exclude": options["exclude"]}
     events = event_options(options)
 
@@ -73,7 +70,7 @@ def analysis_task(tagger: Tagger, options: dict[str, Any]) -> Task:
 
 
 def event_options(options: dict[str, Any]) -> dict[str, Any]:
-    """Arguments of `Prediction.events`."""
+    """Translate a request's options to the arguments of `Prediction.events`."""
     return {
         "on": options["on"],
         "off": options["off"],
@@ -92,12 +89,12 @@ def _of_prediction(
     describe: Callable[[Prediction], dict[str, Any]],
     aggregate: str,
 ) -> Task:
-    window, hop = tagger._spans(options["window"], options["hop"])
+    window, hop = tagger.config.window_and_hop(options["window"], options["hop"])
     rolled = options.get("roll_up", False)
     describe(Prediction.silent(tagger.labels, tagger.thresholds))  # what is wrong with the options shows now
 
     def record(analysis: Analysis) -> dict[str, Any]:
-        prediction = tagger._prediction(analysis, window, hop, aggregate)
+        prediction = tagger.prediction(analysis, window, hop, aggregate)
         return describe(prediction.roll_up() if rolled else prediction)
 
     return Task(window, hop, None, record, kind, options.get("format", "json"))
@@ -105,20 +102,17 @@ def _of_prediction(
 
 def embed_task(tagger: Tagger, options: dict[str, Any]) -> Task:
     """`/v1/embed`."""
-    layers = tagger._layers(options["layer"] or ["embedding"])
-    hop = tagger._spans(None, options["hop"])[1]
+    layers = tagger.layer_names(options["layer"] or ["embedding"])
+    window, hop = tagger.config.window_and_hop(None, options["hop"])
     per = options["per"]
 
     def record(analysis: Analysis) -> dict[str, Any]:
-        found = WindowEmbeddings(
-            analysis.stacked(), np.array(analysis.start_s), np.array(analysis.end_s), analysis.warnings
-        )
-        return dict(plain(embedding_record(analysis.name, found, per=per), per=per))
+        return dict(plain(embedding_record(analysis.name, analysis.embeddings(), per=per), per=per))
 
-    return Task(tagger.config.window_samples, hop, layers, record, "embeddings")
+    return Task(window, hop, layers, record, "embeddings")
 
 
 def scores_task(tagger: Tagger) -> Task:
-    """The clip's scores alone, for `/v1/audio/classification`."""
+    """Make the task of `/v1/audio/classification`: the clip's scores alone."""
     window = tagger.config.window_samples
     return Task(window, window, None, lambda analysis: {"scores": analysis.stacked().max(0)}, "scores")

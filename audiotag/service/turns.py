@@ -19,7 +19,7 @@ class Turns:
         self._waiting: deque[threading.Event] = deque()
 
     def acquire(self, timeout: float | None = None, *, first: bool = False) -> bool:
-        """Take the turn; whether it was had in time. `first`: before all others that wait."""
+        """Wait for the turn and return whether it came in time. `first`: before all others that wait."""
         with self._guard:
             if not self._taken:
                 self._taken = True
@@ -35,7 +35,7 @@ class Turns:
             return False
 
     def release(self) -> None:
-        """Hand the turn on."""
+        """Hand the turn to the next that waits."""
         with self._guard:
             if self._waiting:
                 self._waiting.popleft().set()

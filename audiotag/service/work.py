@@ -27,7 +27,7 @@ HEAD_START_S = 2.0  # how far ahead of the clock a stream may be and still be li
 
 
 class CancelledWork(Exception):
-    """Nobody waits for it any more."""
+    """Raised in place of an analysis that nobody waits for any more."""
 
 
 @dataclass(frozen=True)
@@ -98,13 +98,13 @@ class Recording:
 
     @property
     def left_s(self) -> float:
-        """Seconds of audio still to do, as far as can be told."""
+        """Seconds of audio still to analyse, as far as can be told."""
         expected_s = self.analysis.expected_s
         return max(0.0, (self._guessed_s if expected_s is None else expected_s) - self.analysis.duration_s)
 
     @property
     def wants_worker(self) -> bool:
-        """Whether windows wait for the network, or the outcome for being told."""
+        """Whether windows wait for the network, or the outcome can be told."""
         return bool(self.waiting) or ((self.ended or self.cancelled) and not self.decoding)
 
     def _decode(self) -> Generator[Window, None, None]:
@@ -167,17 +167,17 @@ class Feed:
         self._started = time.monotonic()
 
     def seconds(self, samples: np.ndarray | None) -> float:
-        """Length of samples."""
+        """Return the length of samples (channels, n) in seconds; 0 for None."""
         return 0.0 if samples is None else samples.shape[1] / self.stream.sample_rate
 
     @property
     def is_live(self) -> bool:
-        """Whether it comes no faster than it sounds; a file sent as fast as it goes waits with the recordings."""
+        """Whether audio comes no faster than it sounds; a file sent as fast as it goes waits with the recordings."""
         return self.stream.position_s <= time.monotonic() - self._started + HEAD_START_S
 
     @property
     def lag_s(self) -> float:
-        """How long the oldest audio has been waiting."""
+        """Seconds that the oldest audio has been waiting."""
         try:
             return time.monotonic() - self.pending[0][1]
         except IndexError:

@@ -1,4 +1,4 @@
-"""The one that runs the network: windows of all recordings in turn, live streams before them.
+"""The thread that runs the network: windows of all recordings in turn, live streams before them.
 
 One thread, since a network uses all cores by itself. Recordings are decoded by other threads, a few milliseconds at a
 time and in turn with the network where both would want the same cores. A batch holds what is waiting at that moment:
@@ -70,6 +70,7 @@ class Worker:
     # -- for other threads -------------------------------------------------------------------------------------
 
     def start(self) -> None:
+        """Start the network's thread, which loads the tagger first."""
         self._thread.start()
 
     def stop(self) -> None:
@@ -84,6 +85,7 @@ class Worker:
 
     @property
     def loaded(self) -> bool:
+        """Whether the tagger is loaded."""
         return self.tagger is not None
 
     @property
@@ -134,10 +136,12 @@ class Worker:
             self._changed.notify_all()
 
     def add_feed(self, feed: Feed) -> None:
+        """Take a stream, whose audio `push` brings."""
         with self._changed:
             self._feeds.append(feed)
 
     def remove_feed(self, feed: Feed) -> None:
+        """Forget a stream and the audio of it that waits."""
         with self._changed:
             feed.pending.clear()
             feed.pending_s = 0.0
@@ -145,7 +149,7 @@ class Worker:
                 self._feeds.remove(feed)
 
     def push(self, feed: Feed, samples: np.ndarray | None) -> float:
-        """Take a stream's next samples (channels, n), or None for its end; the seconds now waiting."""
+        """Take a stream's next samples (channels, n), or None for its end; returns the seconds now waiting."""
         now = time.monotonic()
         with self._changed:
             if samples is None:
@@ -160,7 +164,7 @@ class Worker:
     # -- decoding ----------------------------------------------------------------------------------------------
 
     def _feed_decoder(self, recording: Recording) -> None:
-        """Have a recording decoded further if it runs low; under the lock."""
+        """Have a recording decoded further if few of its windows wait; under the lock."""
         ahead = max(1, AHEAD // max(1, len(self._recordings)))
         if recording.decoding or recording.ended or len(recording.waiting) >= ahead or self._stopping:
             return
@@ -283,7 +287,7 @@ class Worker:
         return (one.layers, one.window, one.hop) == (other.layers, other.window, other.hop)
 
     def _settle(self, recording: Recording) -> bool:
-        """Whether a recording is through; its future then has the outcome."""
+        """Give a recording that is through its outcome, and return whether it is."""
         if recording.cancelled and not recording.decoding:
             recording.close()
             recording.done.set_exception(CancelledWork())

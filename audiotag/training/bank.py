@@ -95,7 +95,7 @@ def read_split(folders: Sequence[str | Path], split: str) -> np.ndarray:
 
 
 def read_table(folders: Sequence[str | Path], name: str) -> np.ndarray | None:
-    """``labels.npy`` or ``teacher_logits.npy`` of all banks together, (pieces, labels); None where a bank lacks it."""
+    """Read ``labels.npy`` or ``teacher_logits.npy`` of all banks, (pieces, labels); None where a bank lacks it."""
     paths = [Path(folder) / name for folder in folders]
     if not all(path.is_file() for path in paths):
         return None

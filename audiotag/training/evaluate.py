@@ -129,7 +129,7 @@ def evaluate_bank(
 
 
 def plot_report(report: Report, scores: np.ndarray, teacher_scores: np.ndarray | None, path: Path) -> None:
-    """Average precision by label where there are labels; the student's scores over the teacher's where there is one."""
+    """Draw average precision by label, where there are labels, and scores over the teacher's, where there is one."""
     from matplotlib.figure import Figure
 
     panels = [report.labels is not None, teacher_scores is not None]

@@ -8,7 +8,7 @@ WARMUP_SHARPNESS = 5.0  # of the exponential warm-up: it starts at exp(-5) of th
 
 
 def rate_factor(step: float, *, warmup: float, rampdown_start: float, rampdown: float, last: float) -> float:
-    """Share of the full learning rate: exponential warm-up, constant, linear ramp-down, constant.
+    """Compute the share of the full learning rate: exponential warm-up, constant, linear ramp-down, constant.
 
     As in arXiv 2211.04772 and its predecessors: exp(-5 (1 - step / warmup)^2) up to `warmup`, 1 until `rampdown_start`,
     then a straight line to `last`, reached `rampdown` steps later.
@@ -28,7 +28,7 @@ def rate_factor(step: float, *, warmup: float, rampdown_start: float, rampdown: 
 
 
 def temperature_at(step: float, *, start: float, end: float, steps: float) -> float:
-    """Softmax temperature of the dynamic convolutions: a straight line from `start` to `end` over `steps`, then `end`.
+    """Compute the dynamic convolutions' temperature: a straight line from `start` to `end` over `steps`, then `end`.
 
     High at first, so that all kernels of a convolution learn (arXiv 2310.15648, section III).
     """
