@@ -38,7 +38,7 @@ def add_parser(subparsers: Any) -> None:
     distil = commands.add_parser("distil", help="train a network to give a teacher's scores")
     distil.add_argument("banks", nargs="+", metavar="BANK", help="folder made by `audiotag train prepare`")
     distil.add_argument(
-        "--recipe", default="open", help="open, paper, or a JSON file such as another run's recipe.json"
+        "--recipe", default="features", help="features, paper, or a JSON file such as another run's recipe.json"
     )
     distil.add_argument(
         "--teacher",
