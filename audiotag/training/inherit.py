@@ -7,10 +7,10 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from ..networks.dymn import ContextGenerator, DyMN, DynamicBlock, DynamicConv
+from ..networks.dymn import DyMN, DynamicBlock, DynamicConv
 from ..networks.mobilenet import MN, InvertedResidual, SqueezeExcitation
 from ..networks.table import scaled_blocks
-from .feature_maps import block_parts, context, gated, position_means, teacher_maps, triple
+from .feature_maps import block_parts, context, gated, teacher_maps, triple
 
 HALF = 0.25  # of two sigmoids at 0: what attention that says nothing multiplies a map by
 SWISH_INTERCEPTS = (-0.85, -1.1)  # logits of a dynamic ReLU's intercepts: x - 0.2 and -0.25, roughly a hard swish
@@ -28,7 +28,7 @@ def inherit(student: DyMN, teacher: MN, x: Tensor) -> None:
 
     Every kernel of a dynamic convolution becomes the teacher's one. Between the depthwise and the projecting
     convolution a student has dynamic ReLU and attention where the teacher has its activation and
-    squeeze-and-excitation; the batch norm of its context takes the statistics of the teacher's maps. In the first `exact_blocks` both are made the same; behind them each channel's projecting
+    squeeze-and-excitation. In the first `exact_blocks` both are made the same; behind them each channel's projecting
     weights take the least-squares ratio of the two, and the rest is to be learned.
 
     Parameters
@@ -54,7 +54,6 @@ def inherit(student: DyMN, teacher: MN, x: Tensor) -> None:
         conv, norm, act = triple(depth)
         _fill(block.depth_conv, cast(Tensor, conv.weight))
         block.depth_norm.load_state_dict(norm.state_dict())
-        _settle(block.context_gen, maps.given(i))
         filtered = maps.stages[i].filtered
         theirs, ours = squeeze(act(filtered)), gated(block, filtered, context(block.context_gen, maps.given(i)))
         ratio = (ours * theirs).sum((0, 2, 3)) / (ours.square().sum((0, 2, 3)) + 1e-6 * len(x))
@@ -67,14 +66,6 @@ def inherit(student: DyMN, teacher: MN, x: Tensor) -> None:
 
 def _fill(conv: DynamicConv, weight: Tensor) -> None:
     conv.weight.copy_(weight.reshape(1, 1, 1, -1).expand_as(conv.weight))
-
-
-def _settle(generator: ContextGenerator, x: Tensor) -> None:
-    """Give a context's batch norm the statistics of what a map makes of it."""
-    found = generator.joint_conv.weight[:, :, 0, 0] @ position_means(x)  # (B, H, F + T)
-    norm = generator.joint_norm
-    cast(Tensor, norm.running_mean).copy_(found.mean((0, 2)))
-    cast(Tensor, norm.running_var).copy_(found.var((0, 2)))
 
 
 def _quieten(block: DynamicBlock, share: float, intercepts: tuple[float, float]) -> None:
