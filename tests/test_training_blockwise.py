@@ -19,7 +19,6 @@ from audiotag.training.blockwise.fits import (
     StudentMaps,
     gates_error,
     minimise,
-    spread_kernels,
     trained_parts,
 )
 from audiotag.training.blockwise.plan import Fit, Plan, dict_of, read_plan
@@ -42,7 +41,7 @@ PLAN = Plan(
     "teacher.safetensors",
     ("bank",),
     (
-        fit("blocks", kernel_spread=0.2),
+        fit("blocks"),
         fit("head"),
         fit("whole", first_block=12, feature_weight=0.1, gradient_clip=5.0, checks=2),
     ),
@@ -158,19 +157,6 @@ def test_scored_clips_are_the_teachers_maps(base, tmp_path):
     np.testing.assert_allclose(
         clips.variances().out[0], clips.out[0].float().transpose(0, 1).flatten(1).numpy().var(1, ddof=1), rtol=1e-4
     )
-
-
-def test_spread_kernels_differ_around_the_one_they_were():
-    block = random_network(STUDENT).layers[7]
-    conv = block.proj_conv
-    with torch.no_grad():
-        conv.weight.copy_(conv.weight[:, :, :1].expand_as(conv.weight))
-    before = conv.weight.detach().clone()
-    spread_kernels(block, 0.3, [1])
-    np.testing.assert_allclose(conv.weight.detach().mean(2), before.mean(2), atol=1e-6)
-    ratio = (conv.weight / before).detach().reshape(4, *conv.shape[:2])
-    np.testing.assert_allclose(ratio, ratio[:, :1].expand_as(ratio), rtol=1e-3)  # of an input channel, for all outputs
-    assert 0.15 < float((ratio - 1).std()) < 0.4
 
 
 def test_every_pass_takes_every_clip_and_goes_on_anywhere():

@@ -145,19 +145,6 @@ def held_out_losses(student: DyMN, maps: StudentMaps) -> list[float]:
     return [float(value) for value in np.sum(found, 0) / count]
 
 
-@torch.no_grad()
-def spread_kernels(block: DynamicBlock, share: float, seed: Sequence[int]) -> None:
-    """Make the kernels of a block's projection differ by a share of each input channel's weights; their mean stays.
-
-    Kernels that are alike have nearly the same gradient under nearly even attention, and stay alike.
-    """
-    conv = block.proj_conv
-    kernels = conv.weight[0, 0].reshape(-1, *conv.shape[:2])  # (K, outputs, inputs)
-    turns = torch.from_numpy(np.random.default_rng(list(seed)).standard_normal((len(kernels), 1, kernels.shape[2])))
-    turns = share * (turns - turns.mean(0))
-    conv.weight.copy_((kernels * (1 + turns.float())).reshape(conv.weight.shape))
-
-
 def trained_parts(fit: Fit, student: DyMN, block: int) -> dict[str, nn.Parameter]:
     """Let gradients reach what a fit trains (of "blocks", in that block), and nothing else; return it by name."""
 

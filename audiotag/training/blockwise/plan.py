@@ -35,7 +35,6 @@ class Fit:
     first_block: int = 0  # 0: the first that is not the teacher's own
     last_block: int = 14
     first_kernel_block: int = 10  # of "whole": depthwise kernels before it are held fixed
-    kernel_spread: float = 0.0  # of "blocks": deviation that the kernels of a projection begin with, as a share
     score_weight: float = 1.0
     logit_weight: float = 1.0  # of the squared difference of logits
     feature_weight: float = 0.0

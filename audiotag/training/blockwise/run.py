@@ -8,7 +8,7 @@ import json
 import platform
 import re
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, cast
 
@@ -41,7 +41,6 @@ from .fits import (
     held_out_error,
     held_out_losses,
     minimise,
-    spread_kernels,
     trained_parts,
     whole_loss,
 )
@@ -168,15 +167,15 @@ class _Run:
         if done.exists():
             self.student.load_state_dict(load_file(done), strict=False)
         else:
-            state, seed = self.folder / STATE_FILE, (self.plan.seed, number, block)
-            loss, check = self._objective(fit, block, seed)
+            state = self.folder / STATE_FILE
+            loss, check = self._objective(fit, block)
             minimise(
                 fit,
                 parameters,
                 loss,
                 len(self.clips),
                 state,
-                seed=seed,
+                seed=(self.plan.seed, number, block),
                 check=check,
                 tell=lambda step, value, held: self._log(number, block, step, value, held),
             )
@@ -186,9 +185,7 @@ class _Run:
         self.maps.changed(block)
         self.held_maps.changed(block)
 
-    def _objective(
-        self, fit: Fit, block: int, seed: Sequence[int]
-    ) -> tuple[Callable[[Tensor], Tensor], Callable[[], list[float]]]:
+    def _objective(self, fit: Fit, block: int) -> tuple[Callable[[Tensor], Tensor], Callable[[], list[float]]]:
         """Return the loss of a batch's clips, and the measure on the held-out ones."""
         student, maps = self.student, self.maps.before(block)
         if fit.objective == "blocks":
@@ -198,7 +195,6 @@ class _Run:
                 GateInputs.of(layer, some.before(block), some.clips.places[place], some.clips.out[place])
                 for some in (self.maps, self.held_maps)
             )
-            spread_kernels(layer, fit.kernel_spread, seed)
             return (
                 lambda picks: gates_error(layer, ours, picks, variance),
                 lambda: [held_out_error(layer, held, variance)],
