@@ -198,6 +198,12 @@ def test_the_best_state_on_held_out_clips_is_kept(tmp_path, sign, expected):
     assert float(squared()) == pytest.approx(min(held for _, held in rows))
 
 
+def test_a_fit_that_diverges_says_so(tmp_path):
+    x = torch.nn.Parameter(torch.ones(1))
+    with pytest.raises(InvalidInputError, match="lower learning_rate 1e"):
+        fitted({"x": x}, lambda picks: x.square().sum(), lambda: [float(x.detach().exp())], tmp_path, learning_rate=1e6)
+
+
 def test_gates_learn_those_of_another_block(tmp_path):
     student, teacher = random_network(STUDENT), random_network(STUDENT, 1)
     block, other = student.layers[11], teacher.layers[11]
@@ -247,7 +253,7 @@ def test_a_killed_run_goes_on_to_the_same_network(base, whole, tmp_path, monkeyp
     assert resumed.read_bytes() == (whole[0] / "model.safetensors").read_bytes()
     ours, theirs = (json.loads((folder / "record.json").read_text()) for folder in (tmp_path / "run", whole[0]))
     assert ours["curve"] == theirs["curve"]
-    assert not (tmp_path / "run" / "state.pt").exists()
+    assert not list((tmp_path / "run" / "fits").glob("*.pt"))
 
 
 def test_a_run_leaves_its_record_and_can_be_repeated_from_it(base, whole, tmp_path):

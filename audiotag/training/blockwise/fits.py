@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from ...errors import InvalidInputError
 from ...files import whole_file
 from ...networks.dymn import DyMN, DynamicBlock
 from ..feature_maps import (
@@ -186,6 +187,11 @@ def minimise(
         Measures the parameters as they are on held-out clips: the sum of what it returns decides.
     tell : callable
         Given the step, the mean loss since the last check and what `check` found, at every check.
+
+    Raises
+    ------
+    InvalidInputError
+        If what is measured is no longer finite.
     """
     optimiser = torch.optim.Adam(parameters.values(), lr=fit.learning_rate, betas=(0.9, 0.99))
     step, seen, best, best_sum = 0, [], {}, float("inf")
@@ -200,6 +206,10 @@ def minimise(
     def checked() -> None:
         nonlocal best, best_sum, seen
         found = check()
+        if not np.isfinite(found).all():
+            raise InvalidInputError(
+                f"{fit.objective} diverged by step {step}: lower learning_rate {fit.learning_rate:g}"
+            )
         tell(step, float(np.mean(seen)) if seen else None, found)
         seen = []
         if sum(found) < best_sum:

@@ -47,7 +47,7 @@ from .fits import (
 from .plan import Fit, Plan, dict_of, read_plan
 
 PLAN_FILE, LOG_FILE, RECORD_FILE = "plan.json", "log.json", "record.json"
-CLIPS_FOLDER, FITS_FOLDER, STATE_FILE = "clips", "fits", "state.pt"
+CLIPS_FOLDER, FITS_FOLDER = "clips", "fits"
 INHERIT_CLIPS = 24
 DIGITS = 4  # of numbers in the log
 HOUR_SAMPLES = 3600 * 32_000
@@ -164,10 +164,10 @@ class _Run:
     def _fit(self, number: int, fit: Fit, block: int) -> None:
         parameters = trained_parts(fit, self.student, block)
         done = self.folder / FITS_FOLDER / f"{number}-{block:02d}.safetensors"
+        state = done.with_suffix(".pt")  # the fit's own, so that one left behind is never another's
         if done.exists():
             self.student.load_state_dict(load_file(done), strict=False)
         else:
-            state = self.folder / STATE_FILE
             loss, check = self._objective(fit, block)
             minimise(
                 fit,
@@ -180,7 +180,7 @@ class _Run:
                 tell=lambda step, value, held: self._log(number, block, step, value, held),
             )
             write_whole(done, save({name: p.detach().contiguous() for name, p in parameters.items()}))
-            state.unlink(missing_ok=True)
+        state.unlink(missing_ok=True)
         self.student.requires_grad_(False)
         self.maps.changed(block)
         self.held_maps.changed(block)
