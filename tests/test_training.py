@@ -120,11 +120,11 @@ def test_rate_and_temperature():
 def test_recipes():
     paper = recipe("paper")
     assert paper.label_share == 0.1 and paper.mixup_alpha == 0.3 and paper.phases[0].learning_rate == 8e-4
-    ours = recipe("open")
+    ours = recipe("features")
     phase, within = ours.at(ours.phases[0].steps + 3)
     assert (phase.objective, phase.first_block, within) == ("whole", 10, 3)
     assert abs(ours.scaled(0.5).steps - ours.steps / 2) <= len(ours.phases)
-    with pytest.raises(InvalidInputError, match="open, paper"):
+    with pytest.raises(InvalidInputError, match="features, paper"):
         recipe("papr")
     with pytest.raises(InvalidInputError, match="objective"):
         Phase("block", 1, 1.0, 1, 1e-3)
@@ -133,7 +133,7 @@ def test_recipes():
 
 
 def test_a_recipe_survives_its_file(tmp_path):
-    for name in ("open", "paper"):
+    for name in ("features", "paper"):
         write_recipe(recipe(name), tmp_path / "r.json")
         assert read_recipe(tmp_path / "r.json") == recipe(name) == recipe(str(tmp_path / "r.json"))
     plain = json.loads((tmp_path / "r.json").read_text())
@@ -390,13 +390,13 @@ def test_a_piece_without_weight_is_never_drawn(bank):
 
 def test_batches_go_on_where_they_stopped(bank):
     picks = read_split([bank], "train")
-    whole = Batches(PieceBank.open(bank).subset(picks), recipe("open"), seed=1)
+    whole = Batches(PieceBank.open(bank).subset(picks), recipe("features"), seed=1)
     stream = iter(whole)
     batches = [next(stream)["waveform"] for _ in range(3)]
-    later = Batches(PieceBank.open(bank).subset(picks), recipe("open"), seed=1)
+    later = Batches(PieceBank.open(bank).subset(picks), recipe("features"), seed=1)
     later.first_step = 2
     torch.testing.assert_close(next(iter(later))["waveform"], batches[2], atol=0, rtol=0)
-    other = Batches(PieceBank.open(bank).subset(picks), recipe("open"), seed=1, process=1)
+    other = Batches(PieceBank.open(bank).subset(picks), recipe("features"), seed=1, process=1)
     assert not torch.equal(next(iter(other))["waveform"], batches[0])
 
 

@@ -194,7 +194,7 @@ def test_a_student_learns_the_scores_of_its_teacher(bank, tmp_path):
 
 
 def test_command_line(bank, teacher, tmp_path, capsys):
-    command = ["train", "distil", str(bank), "--recipe", "open", "--out", str(tmp_path / "run")]
+    command = ["train", "distil", str(bank), "--recipe", "features", "--out", str(tmp_path / "run")]
     assert main([*command, "--steps-scale", "1e-9"]) == 2  # the recipe mixes, so it needs a teacher
     assert "teacher" in capsys.readouterr().err
     path = run(bank, tmp_path / "run2", FEATURES, teacher)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from typing import Any
 
 from ..errors import MissingDependencyError
@@ -37,7 +38,7 @@ def add_parser(subparsers: Any) -> None:
     distil = commands.add_parser("distil", help="train a network to give a teacher's scores")
     distil.add_argument("banks", nargs="+", metavar="BANK", help="folder made by `audiotag train prepare`")
     distil.add_argument(
-        "--recipe", default="open", help="open, paper, or a JSON file such as another run's recipe.json"
+        "--recipe", default="features", help="features, paper, or a JSON file such as another run's recipe.json"
     )
     distil.add_argument(
         "--teacher",
@@ -67,6 +68,16 @@ def add_parser(subparsers: Any) -> None:
         "--save-every", type=int, default=500, metavar="STEPS", help="steps between states to resume from"
     )
     distil.set_defaults(run=run_distil)
+
+    blockwise = commands.add_parser(
+        "open",
+        help="train a DyMN block by block from an MN, as dymn04_open was; the same command goes on after any end",
+    )
+    blockwise.add_argument(
+        "plan", metavar="PLAN", help="JSON file with audio, teacher, seed and phases, or the record of another run"
+    )
+    blockwise.add_argument("--out", required=True, metavar="FOLDER", help="run folder: clips, fits, log, checkpoint")
+    blockwise.set_defaults(run=run_open)
 
     evaluate = commands.add_parser("evaluate", help="mAP, AUC and d-prime on labelled pieces, agreement with a teacher")
     evaluate.add_argument("banks", nargs="+", metavar="BANK", help="folder made by `audiotag train prepare`")
@@ -124,6 +135,14 @@ def run_distil(args: argparse.Namespace) -> int:
         save_every=args.save_every,
     )
     print(exported)
+    return 0
+
+
+def run_open(args: argparse.Namespace) -> int:
+    _need_torch()
+    from .blockwise.run import train_blockwise
+
+    print(train_blockwise(args.plan, args.out, tell=lambda line: print(line, file=sys.stderr, flush=True)))
     return 0
 
 

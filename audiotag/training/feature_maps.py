@@ -47,9 +47,17 @@ class Maps(NamedTuple):
 
 def context(generator: ContextGenerator, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Compute what ``generator(x)`` gives, its 1x1 convolutions as matrix products."""
-    freq = x.shape[2]
-    positions = torch.cat([x.mean(3), x.mean(2)], 2)  # (B, C, F + T)
-    g = (generator.joint_conv.weight[:, :, 0, 0] @ positions)[..., None]
+    return context_of_means(generator, position_means(x), x.shape[2])
+
+
+def position_means(x: Tensor) -> Tensor:
+    """Average a map (B, C, F, T) over time, then over frequency: (B, C, F + T), all that a context depends on."""
+    return torch.cat([x.mean(3), x.mean(2)], 2)
+
+
+def context_of_means(generator: ContextGenerator, means: Tensor, freq: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Compute `context` of a map of `freq` rows from its `position_means`."""
+    g = (generator.joint_conv.weight[:, :, 0, 0] @ means)[..., None]
     g = F.hardswish(generator.joint_norm(g))[..., 0]  # (B, H, F + T)
     g_f, g_t = g[:, :, :freq], g[:, :, freq:]
     if generator.stride > 1:
@@ -119,11 +127,15 @@ def second_half(block: DynamicBlock, x: Tensor, filtered: Tensor) -> Tensor:
 def student_stage(block: DynamicBlock, x: Tensor) -> Stage:
     """Run one dynamic block, keeping what a teacher's block can be compared with."""
     parts = context(block.context_gen, x)
-    h = parts[0]
-    y = block.exp_act(dynamic_conv(block.exp_conv, block.exp_norm, x, h)) if block.expands else x
-    filtered = dynamic_conv(block.depth_conv, block.depth_norm, y, h)
-    y = dynamic_conv(block.proj_conv, block.proj_norm, gated(block, filtered, parts), h)
+    filtered = first_half(block, x, parts[0])
+    y = dynamic_conv(block.proj_conv, block.proj_norm, gated(block, filtered, parts), parts[0])
     return Stage(filtered, x + y if block.residual else y)
+
+
+def first_half(block: DynamicBlock, x: Tensor, h: Tensor) -> Tensor:
+    """Compute the map behind the batch norm of a block's depthwise convolution, for its input and context vector."""
+    y = block.exp_act(dynamic_conv(block.exp_conv, block.exp_norm, x, h)) if block.expands else x
+    return dynamic_conv(block.depth_conv, block.depth_norm, y, h)
 
 
 def teacher_stage(block: InvertedResidual, x: Tensor) -> Stage:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
 from ..errors import InvalidInputError
-from .bank import SHORTEST_SAMPLES, PieceBank
+from .bank import LOGITS_FILE, SHORTEST_SAMPLES, PieceBank, read_split, read_table
 
 COMMON_LIMITS_HZ = (4_000.0, 5_512.5, 8_000.0, 8_000.0, 11_025.0)  # half of usual rates; 16 kHz is the most usual
 TURN_TABLE = 4096  # samples of one turn of a made machine
@@ -173,6 +175,18 @@ class Mixer:
             parts.append(self._piece(rng))
             total += len(parts[-1])
         return np.roll(np.concatenate(parts)[:samples], int(rng.integers(0, samples)))
+
+
+def split_mixer(
+    folders: Sequence[str | Path], split: str, config: MixConfig = MixConfig(), *, sample_rate_hz: int = 32_000
+) -> Mixer:
+    """Make a mixer of the pieces of one split of some banks, drawn by rarity where their logits are stored."""
+    picks, logits = read_split(folders, split), read_table(folders, LOGITS_FILE)
+    pieces = PieceBank.open(*folders).subset(picks)
+    weights = np.full(len(pieces), 1.0)
+    if logits is not None:
+        weights = rarity_weights(1 / (1 + np.exp(-logits[picks].astype(np.float32))))
+    return Mixer(pieces, np.where(pieces.length > 0, weights, 0.0), config, sample_rate_hz=sample_rate_hz)
 
 
 def synthetic_clip(rng: np.random.Generator, samples: int, sample_rate_hz: int) -> np.ndarray:

@@ -157,7 +157,7 @@ def _paper() -> Recipe:
     )
 
 
-def _open() -> Recipe:
+def _features() -> Recipe:
     """From an MN of the student's width: its static weights inherited, gates first, then the last blocks, then all.
 
     For two processes (``--devices 2``), each of which draws its own batches.
@@ -203,7 +203,7 @@ def _open() -> Recipe:
         pool=768,
     )
     return Recipe(
-        "open",
+        "features",
         NetworkConfig("dymn", 0.4),
         (gates, late, whole),
         mix=MixConfig(
@@ -232,7 +232,7 @@ def recipe(name: str) -> Recipe:
     InvalidInputError
         If there is none; the message lists the names.
     """
-    made = {"open": _open, "paper": _paper}
+    made = {"features": _features, "paper": _paper}
     if name in made:
         return made[name]()
     if Path(name).suffix == ".json":

@@ -71,7 +71,7 @@ def distil(
     banks: str | Path | Sequence[str | Path],
     out: str | Path,
     *,
-    recipe: str | Recipe = "open",
+    recipe: str | Recipe = "features",
     teachers: Sequence[str] = (),
     begin: str | None = None,
     resume: bool = False,

@@ -11,9 +11,8 @@ import torch
 
 from ..checkpoints.load import build, load_checkpoint, save_weights
 from ..frontend.logmel import LogMel
-from .bank import LOGITS_FILE, PieceBank, read_split, read_table
 from .metrics import Thresholds, best_f1_thresholds
-from .mixing import MixConfig, Mixer, rarity_weights
+from .mixing import MixConfig, split_mixer
 
 CLIPS_AT_ONCE = 8
 DECIMALS = 4
@@ -53,11 +52,8 @@ def add_thresholds(
         For the checkpoint's labels, as written, with the number of mixtures each rests on.
     """
     loaded, reference = load_checkpoint(checkpoint), load_checkpoint(teacher)
-    picks, logits = read_split(banks, split), read_table(banks, LOGITS_FILE)
-    pieces = PieceBank.open(*banks).subset(picks)
-    weights = np.full(len(pieces), 1.0) if logits is None else rarity_weights(_sigmoid(logits[picks]))
     config = loaded.config
-    mixer = Mixer(pieces, np.where(pieces.length > 0, weights, 0), mix, sample_rate_hz=config.frontend.sample_rate_hz)
+    mixer = split_mixer(banks, split, mix, sample_rate_hz=config.frontend.sample_rate_hz)
     networks = [(build(one), LogMel(one.config.frontend)) for one in (reference, loaded)]
     found: list[list[np.ndarray]] = [[], []]
     for first in range(0, clips, CLIPS_AT_ONCE):
@@ -72,7 +68,3 @@ def add_thresholds(
     halved = {name: a.astype(np.float16) if a.dtype == np.float32 else a for name, a in loaded.state.items()}
     save_weights(out, halved, config, loaded.card)
     return made
-
-
-def _sigmoid(logits: np.ndarray) -> np.ndarray:
-    return 1 / (1 + np.exp(-logits.astype(np.float32)))
