@@ -19,7 +19,7 @@ from audiotag import Tagger
 from audiotag.cli import main
 from audiotag.errors import CheckpointError, InvalidInputError
 
-from .sounds import RATE, made, write_folders, write_mixtures
+from .sounds import RATE, made, write_folders, write_mixtures, write_table
 
 REPORT = ("metrics.json", "per_class.csv", "splits.csv", "predictions.csv", "report.html")
 PICTURES = ("confusion.png", "precision_recall.png", "reliability.png")
@@ -191,6 +191,19 @@ def test_dry_run_makes_nothing(sounds, tmp_path, capsys):
     assert main(["fit", str(sounds), "--dry-run", "-o", str(tmp_path / "m")]) == 0
     out = capsys.readouterr().out
     assert "24 recordings" in out and "beep" in out and not (tmp_path / "m").exists()
+
+
+def test_problems_are_told_line_by_line(sounds, tmp_path, capsys):
+    rows = [[str(sounds / "beep" / "0.wav"), "beep"], ["gone.wav", "beep"], [str(sounds / "buzz" / "1.wav"), "Beep"]]
+    (tmp_path / "m").mkdir()
+    (tmp_path / "m" / "notes.txt").write_text("mine")
+    table = write_table(tmp_path / "t.csv", ["file", "label"], rows)
+    assert main(["fit", str(table), "-o", str(tmp_path / "m")]) == 2
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[0] == "audiotag: error: 4 problems with the data, nothing was done:"
+    assert [line.split(": ")[0].strip() for line in lines[1:]] == [
+        str(tmp_path / "m"), f"{table}:3", f"{table}:4", f"{table}:2",
+    ]  # fmt: skip
 
 
 def test_a_folder_that_is_not_empty_is_left_alone(sounds, tmp_path, capsys):

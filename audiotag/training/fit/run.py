@@ -24,8 +24,9 @@ from .clips import Dataset
 from .data import check_unreadable, read_data
 from .features import Features, embed_clips, network_digest
 from .outcome import Outcome
-from .probe import Problem, fit_probe
+from .probe import fit_probe
 from .problems import Problems
+from .regression import Problem
 from .report import write_report
 from .splits import Folds, describe_data, make_folds
 
@@ -276,16 +277,10 @@ def _checked(data: Any, target: Path, base: Tagger, **options: Any) -> tuple[Dat
     """The data and its folds, or all problems at once, the output folder's among them."""
     keep, dry_run, seed = options.pop("keep_audioset"), options.pop("dry_run"), options.pop("seed")
     folds, replaces = options["folds"], options.pop("replaces")
-    early = Problems()
+    problems = Problems()
     if not dry_run and target.exists() and (not target.is_dir() or any(target.iterdir())) and not replaces:
-        early.error(str(target), "the output folder is not empty", "name a new one, or delete it first")
-    try:
-        dataset = read_data(data, window_s=base.config.window_s, **options)
-    except InvalidInputError as error:
-        if early.errors:
-            raise InvalidInputError(f"{error}\n  {early.errors[0]}") from error
-        raise
-    early.stop()
+        problems.error(str(target), "the output folder is not empty", "name a new one, or delete it first")
+    dataset = read_data(data, window_s=base.config.window_s, problems=problems, **options)
     if keep:
         names = base.labels.names
         renamed = {name: name + OWN_SUFFIX for name in dataset.labels if name in names}

@@ -20,7 +20,8 @@ from .clips import Clip, Dataset
 from .features import clip_sources
 from .finetune import EPOCHS, Job, Recipe, Student, Trainer, default_batch, default_rate, evaluated_at
 from .linear import Linear, Standard
-from .probe import Model, Probe, Problem, Setting, calibrate, clip_scores, log_loss, train
+from .probe import Probe
+from .regression import Model, Problem, Setting, calibrate, clip_scores, log_loss, train
 from .waveforms import Waveforms
 
 if TYPE_CHECKING:
@@ -191,7 +192,7 @@ class FineTuning:
     def _job(self, name: str, recipe: Recipe, fold: int | None = None, epochs: int | None = None) -> Job:
         """A training, its head the probe fitted on the same clips."""
         folds = self.problem.folds
-        clips = folds.index >= 0 if fold is None else folds.train(fold)
+        clips = folds.train() if fold is None else folds.train(fold)
         setting = self.probe.setting if fold is None else self.probe.settings[fold]
         model = train(self.problem, setting, clips)[0]
         standard, start = restandardised(self.problem, model, clips)
