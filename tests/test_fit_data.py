@@ -217,10 +217,15 @@ def test_many_alike_do_not_hide_the_others(tmp_path):
     assert "present and absent" in told[14] and "1 group" in told[15] and "no negatives" in told[16]
 
 
-def test_an_expression_for_groups_that_finds_nothing_is_one_problem(folders):
+def test_an_expression_for_groups_that_finds_nothing_is_one_problem(folders, tmp_path):
     told = problems_of(folders, group="site").splitlines()
     assert len(told) == 2 and "'site' is no column, and as an expression it finds nothing" in told[1]
     told = problems_of(folders, group="(beep|buzz)").splitlines()[1:]
+    outside = write_folders(tmp_path, kinds=("none",), takes=2)  # negatives may lie anywhere
+    data = read_data(folders, group=r"(\d)\.wav", negatives=outside)
+    assert len({clip.group for clip in data.clips}) == 3
+    data = read_data(folders, group=r"(?:beep|buzz|hiss)/(\d)", negatives=outside)
+    assert len({clip.group for clip in data.clips}) == 3 + 2
     hiss = [line for line in told if "finds nothing in" in line]
     assert len(hiss) == 3 and all("hiss/" in line for line in hiss)
 

@@ -82,8 +82,8 @@ def read_data(
     if test is not None:
         more, _ = read_rows(test, None, problems, above=group == "parent")
         clips += [replace(_clip(row), split="test") for row in more]
-    if negatives is not None:
-        clips += _negatives(Path(negatives).expanduser(), problems)
+    empty = [] if negatives is None else _negatives(Path(negatives).expanduser(), problems)
+    clips += empty
     clips = _merged(clips, problems)
     clips = _near(clips, problems)
     names = sorted({name for clip in clips for name in clip.present | clip.absent | clip.unknown})
@@ -95,7 +95,7 @@ def read_data(
         names = list(known)
     elif not names and not problems.errors:
         problems.error(root, "no label at all", "name folders by label, or fill the column label")
-    clips = _grouped(clips, group, root, problems)
+    clips = _grouped(clips, group, root, {clip.path for clip in empty}, problems)
     clips = _folded(clips, folds, problems)
     found_task = _task(clips, task, problems)
     clips, unreadable = _opened(clips, problems)
@@ -190,7 +190,8 @@ def _task(clips: list[Clip], task: str, problems: Problems) -> str:
     return "multi" if several or timed or len({name for clip in clips for name in clip.present}) == 1 else "single"
 
 
-def _grouped(clips: list[Clip], group: str | None, root: str, problems: Problems) -> list[Clip]:
+def _grouped(clips: list[Clip], group: str | None, root: str, alone: set[str], problems: Problems) -> list[Clip]:
+    """Clips with their groups; the paths `alone` may lack what makes one, and are a group each then."""
     column = {name for clip in clips for name in clip.columns}
     if group is None:
         group = "group" if any(clip.group for clip in clips) else "file"
@@ -211,8 +212,8 @@ def _grouped(clips: list[Clip], group: str | None, root: str, problems: Problems
         problems.error("--group", f"{group!r} is no column and no expression ({error}; {have})", "correct it")
         return by_file
     found = [(clip, pattern.search(os.path.relpath(clip.path, root))) for clip in clips]
-    missed = [clip for clip, match in found if match is None]
-    if missed and len(missed) == len(clips):
+    missed = [clip for clip, match in found if match is None and clip.path not in alone]
+    if missed and not any(match for _, match in found):
         path = os.path.relpath(clips[0].path, root)
         told = f"{group!r} is no column, and as an expression it finds nothing in any path, such as {path!r} ({have})"
         problems.error("--group", told, "correct it")

@@ -242,8 +242,8 @@ class _Choice:
 
     def start(self, setting: Setting, fold: int) -> list[Linear] | None:
         """What a model that leaves `fold` out may start from; it saw none of it either."""
-        found = [self.fits.get((part, fold)) for part in setting.single()]
-        return None if any(one is None for one in found) else found
+        keys = [(part, fold) for part in setting.single()]
+        return [self.fits[key] for key in keys] if all(key in self.fits for key in keys) else None
 
     def best(self, fold: int | None) -> Setting:
         """The setting of least loss where `fold` stayed out; None: over all pairs."""
