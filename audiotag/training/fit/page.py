@@ -51,7 +51,7 @@ th { color: var(--soft); font-weight: 600; font-size: .85rem; }
 th button { all: unset; cursor: pointer; } th button:focus-visible { outline: 2px solid var(--accent); }
 th[aria-sort=ascending] button::after { content: " \\25B4"; }
 th[aria-sort=descending] button::after { content: " \\25BE"; }
-.pictures { display: flex; flex-wrap: wrap; justify-content: center; gap: 14px; }
+.pictures { display: flex; flex-wrap: wrap; justify-content: center; gap: 10px; }
 .pictures img { max-width: 100%; height: auto; border-radius: 8px; }
 @media (prefers-color-scheme: dark) { .pictures img { filter: invert(.89) hue-rotate(180deg); } }
 ol.clips { list-style: none; margin: 0; padding: 0; display: grid; gap: 10px;

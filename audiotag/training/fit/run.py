@@ -217,9 +217,11 @@ def fit(
         )
         try:
             tuned = tuning.run(deadline)
+            interrupted = tuning.interrupted
         except KeyboardInterrupt:
             tuned, interrupted = None, True
-            log.warning("interrupted: the probe is kept; the same command with --resume goes on with fine-tuning")
+        if interrupted:
+            log.warning("interrupted: the best so far is kept; the same command with --resume goes on")
         if tuned is not None:
             other = tuned_candidate(tuned, base, dataset, problem)
             best, compared = better(best, other, dataset) if method == "auto" else (other, {})
