@@ -167,13 +167,17 @@ def test_test_split_is_reported_apart(sounds, kept, tmp_path):
     assert sum(r["fold"] == "test" for r in rows_of(run.folder / "splits.csv")) == 12
 
 
-def test_evaluate(run, tmp_path, capsys):
+def test_evaluate(run, sounds, tmp_path, capsys):
     other = write_folders(tmp_path / "other", takes=4, first=200)
     told = audiotag.evaluate(run.folder, other, tmp_path / "report")
     assert told.metrics["figures"]["accuracy"] > 0.9 and told.metrics["figures"]["clips"] == 12
     assert all((tmp_path / "report" / name).is_file() for name in (*REPORT, *PICTURES))
     assert main(["evaluate", str(run.folder), str(other)]) == 0
     assert "Accuracy" in capsys.readouterr().out
+    assert not told.metrics["data"]["warnings"]
+    (other / "beep" / "seen.wav").write_bytes((sounds / "beep" / "0.wav").read_bytes())  # the fit had these bytes
+    (warning,) = audiotag.evaluate(run.folder, other).metrics["data"]["warnings"]
+    assert "1 of 13 clips are of recordings that the checkpoint was fitted to" in warning
     with pytest.raises(InvalidInputError, match="label 'cow' is not one of the checkpoint"):
         audiotag.evaluate(run.folder, write_folders(tmp_path / "cows", takes=2, kinds=("cow",)))
 
