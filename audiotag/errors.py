@@ -17,6 +17,13 @@ class InvalidInputError(AudiotagError, ValueError):
     """An argument is of the wrong type, shape, range or name."""
 
 
+class InvalidDataError(InvalidInputError):
+    """Labelled data has faults; the message tells each of them on a line of its own, below how many there are."""
+
+    def __str__(self) -> str:
+        return "\n".join(map(printable, map(str, self.args)))
+
+
 class AudioError(AudiotagError, RuntimeError):
     """An audio input could not be found, opened, decoded or used."""
 

@@ -1,5 +1,7 @@
 """Labelled data in its forms, and every problem with it found at once."""
 
+import shutil
+
 import numpy as np
 import pytest
 import soundfile
@@ -193,7 +195,63 @@ def test_every_problem_at_once(tmp_path):
     assert f"{table}:7: offset 'x' is no number" in told
     assert f"{table}:8: has an onset or an offset, not both" in told
     assert f"{table}:4: label 'fox' is in 1 group" in told
-    assert all("; " in line for line in told.splitlines()[1:])  # each has a remedy
+    lines = told.splitlines()
+    assert lines[0] == "7 problems with the data, nothing was done:" and len(lines) == 8
+    assert all(line.count("; ") >= 1 for line in lines[1:])  # each has a remedy
+
+
+def test_marks_that_contradict(tmp_path):
+    for i in range(5):
+        put(tmp_path / f"{i}.wav", i)
+    rows = [["0.wav", "dog;-dog"], ["1.wav", "cat"], ["2.wav", "dog"], ["3.wav", "dog"], ["3.wav", "-dog"]]
+    told = problems_of(write_table(tmp_path / "t.csv", ["file", "label"], [*rows, ["4.wav", "cat"]]))
+    assert f"{tmp_path}/t.csv:2: 'dog' is present and absent in one row" in told
+    assert f"{tmp_path}/t.csv:6: 'dog' is present and absent in one clip (see {tmp_path}/t.csv:5)" in told
+
+
+def test_many_alike_do_not_hide_the_others(tmp_path):
+    rows = [[f"gone{i}.wav", "dog"] for i in range(100)] + [["a.wav", "dog"], ["a.wav", "-dog"]]
+    put(tmp_path / "a.wav")
+    told = problems_of(write_table(tmp_path / "t.csv", ["file", "label"], rows)).splitlines()
+    assert told[0].startswith("103 problems") and len(told) == 1 + 12 + 1 + 3 and "88 more" in told[13]
+    assert "present and absent" in told[14] and "1 group" in told[15] and "no negatives" in told[16]
+
+
+def test_an_expression_for_groups_that_finds_nothing_is_one_problem(folders, tmp_path):
+    told = problems_of(folders, group="site").splitlines()
+    assert len(told) == 2 and "'site' is no column, and as an expression it finds nothing" in told[1]
+    told = problems_of(folders, group="(beep|buzz)").splitlines()[1:]
+    outside = write_folders(tmp_path, kinds=("none",), takes=2)  # negatives may lie anywhere
+    data = read_data(folders, group=r"(\d)\.wav", negatives=outside)
+    assert len({clip.group for clip in data.clips}) == 3
+    data = read_data(folders, group=r"(?:beep|buzz|hiss)/(\d)", negatives=outside)
+    assert len({clip.group for clip in data.clips}) == 3 + 2
+    hiss = [line for line in told if "finds nothing in" in line]
+    assert len(hiss) == 3 and all("hiss/" in line for line in hiss)
+
+
+def test_an_offset_past_the_end_is_told(tmp_path):
+    for i in range(4):
+        put(tmp_path / f"{i}.wav", i, seconds=3.0)
+    rows = [[f"{i}.wav", ("dog", "cat")[i % 2], 1, 3.05 if i else 9] for i in range(4)]
+    data = read_data(write_table(tmp_path / "t.csv", ["file", "label", "onset", "offset"], rows))
+    assert [str(p) for p in data.problems.warnings] == [
+        f"{tmp_path}/t.csv:2: offset 9 s is past the end at 3.00 s; the clip ends with the recording"
+    ]
+    assert all(clip.offset_s <= 3.0 for clip in data.clips)
+
+
+def test_training_on_the_test_split_is_refused(folders, tmp_path):
+    assert "one clip in two splits" in problems_of(folders, test=folders)
+    told = problems_of(folders, test=shutil.copytree(folders, tmp_path / "copy"))
+    assert "label 'buzz' is in 0 groups of recordings that share nothing with the test split" in told
+    shutil.rmtree(tmp_path / "copy")
+    for kind in ("beep", "buzz", "hiss"):  # the same bytes elsewhere: one clip a label less to train on
+        (tmp_path / kind).mkdir()
+        (tmp_path / kind / "x.wav").write_bytes((folders / kind / "0.wav").read_bytes())
+    data = read_data(folders, test=tmp_path)
+    folds = make_folds(data.clips, data.targets, task="single", seed=0, problems=data.problems)
+    assert folds.train().sum() == 6 and any("shares bytes" in str(p) for p in data.problems.warnings)
 
 
 def test_a_label_without_negatives(tmp_path):
@@ -222,11 +280,11 @@ def test_unreadable_files_are_left_out_or_stop(tmp_path):
 @pytest.mark.parametrize(
     ("options", "told"),
     [
-        ({"group": "("}, "no regular expression"),
-        ({"group": "xyz"}, "matches nothing"),
+        ({"group": "("}, "no column and no expression"),
+        ({"group": "xyz"}, "finds nothing"),
         ({"folds": "nope"}, "neither a number nor a column"),
         ({"task": "several"}, "task must be one of"),
-        ({"negatives": "nowhere"}, "nowhere"),
+        ({"negatives": "nowhere"}, "nowhere: no such folder"),
     ],
 )
 def test_bad_options(folders, options, told):

@@ -102,6 +102,40 @@ def test_an_interrupt_keeps_the_probe(sounds, base, short, tmp_path, monkeypatch
     assert gone_on.metrics["method"] == "finetune"
 
 
+@pytest.mark.parametrize("why", ["interrupt", "deadline"])
+def test_stopped_in_the_final_training_it_keeps_the_last_evaluated_epoch(
+    sounds, base, short, tmp_path, monkeypatch, why
+):
+    """Two folds of two epochs go by, then the training on everything is stopped in its second epoch."""
+    monkeypatch.setattr(tuned.FineTuning, "_stop", lambda self, losses, recipe, without: recipe.evaluated_at[-1])
+    kept, original, step = [], finetune.Trainer.train, finetune.Trainer._step
+
+    def train(self, job, **options):
+        if job.name == "final":
+            monkeypatch.setattr(finetune.Trainer, "_step", stopped)
+        return original(self, job, **options)
+
+    def stopped(self, job, student, optimiser, epoch, *rest):
+        if epoch == 1:
+            raise KeyboardInterrupt
+        step(self, job, student, optimiser, epoch, *rest)
+        kept.append({name: tensor.clone() for name, tensor in student.network.state_dict().items()})
+        if why == "deadline":
+            monkeypatch.setattr(finetune.time, "monotonic", lambda: 1e9)
+
+    monkeypatch.setattr(finetune.Trainer, "train", train)
+    with monkeypatch.context() as patch:
+        if why == "deadline":
+            patch.setattr(finetune.Trainer, "seconds_a_clip", lambda self, job: 1e-9)
+            patch.setattr(tuned, "planned_epochs", lambda *args: (2, 2))
+        run = fit(sounds, base, tmp_path / "m", time_limit_s=1e5 if why == "deadline" else None)
+    details = run.metrics["details"]
+    assert run.metrics["method"] == "finetune" and details["epochs"] == 1 and details["planned_epochs"] == 2
+    assert details.get("interrupted", False) == (why == "interrupt")
+    state = weights(run)
+    assert all(np.array_equal(state[name], tensor.numpy()) for name, tensor in kept[0].items())
+
+
 def test_another_fit_is_not_gone_on_with(sounds, base, short, tmp_path, monkeypatch):
     def interrupted(self, *args):
         raise RuntimeError("killed")

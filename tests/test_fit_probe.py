@@ -1,14 +1,18 @@
 """The probe's parts against scikit-learn and slow obvious computations; honest figures."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
+from sklearn.linear_model import LogisticRegression
 
 from audiotag.inference.head import activate
 from audiotag.training.fit.calibrate import best_f1, clip_max, fit_platt, fit_temperature, fit_thresholds
 from audiotag.training.fit.features import Features
 from audiotag.training.fit.figures import bootstrap, class_rows, fast_figures, reliability, summary
 from audiotag.training.fit.linear import Linear, Standard, fit_logistic
-from audiotag.training.fit.probe import Problem, Setting, fit_probe, train
+from audiotag.training.fit.probe import fit_probe
+from audiotag.training.fit.regression import Problem, Setting, candidate_parts, train
 from audiotag.training.fit.splits import Folds
 
 
@@ -35,8 +39,6 @@ def problem(rows, targets, activation="softmax", rest=False, n_folds=5, seed=0):
 
 @pytest.mark.parametrize("c", [0.01, 1.0])
 def test_softmax_is_scikit_learns(c):
-    from sklearn.linear_model import LogisticRegression
-
     rows, y = blobs()
     rows = Standard.of(rows)(rows)
     oracle = LogisticRegression(C=c, tol=1e-8, max_iter=5000).fit(rows.astype(np.float64), y)
@@ -46,8 +48,6 @@ def test_softmax_is_scikit_learns(c):
 
 
 def test_sigmoid_with_unknown_labels_is_scikit_learns_on_the_known_ones():
-    from sklearn.linear_model import LogisticRegression
-
     rows, y = blobs(seed=1)
     rows = Standard.of(rows)(rows)
     targets = np.eye(4)[y]
@@ -65,21 +65,44 @@ def test_sigmoid_with_unknown_labels_is_scikit_learns_on_the_known_ones():
         np.testing.assert_allclose(activate(ours(rows), "sigmoid")[:, k], theirs, atol=2e-3)
 
 
-def test_folding_changes_no_logit():
+@pytest.mark.parametrize("shrinkage", [1.0, 1e4])
+def test_a_model_is_scikit_learns_on_decorrelated_features(shrinkage):
+    """Folded onto features as they are, its scores are those of the regression on L^-1 of the standardised ones."""
     rows, y = blobs(seed=2)
     made = problem(rows, np.eye(4)[y])
-    model, solved = train(made, Setting(("embedding",)), np.ones(len(rows), bool))
-    standard = Standard.of(rows)
-    z = standard(rows).astype(np.float64)
-    lower = np.linalg.cholesky(z.T @ z / len(z) + Setting(("embedding",)).shrinkage * np.eye(z.shape[1]))
-    slowly = np.linalg.solve(lower, z.T).T @ solved.weight + solved.bias
-    np.testing.assert_allclose(model(rows), slowly, atol=1e-3)
+    model, _ = train(made, Setting((("embedding",),), shrinkage, 3.0), np.ones(len(rows), bool), tolerance=1e-9)
+    z = Standard.of(rows)(rows).astype(np.float64)
+    slowly = np.linalg.solve(np.linalg.cholesky(z.T @ z / len(z) + shrinkage * np.eye(z.shape[1])), z.T).T
+    oracle = LogisticRegression(C=3.0, tol=1e-10, max_iter=5000).fit(slowly, y)
+    np.testing.assert_allclose(activate(model(rows), "softmax"), oracle.predict_proba(slowly), atol=2e-3)
+
+
+def test_a_mean_of_two_regressions_is_one_linear_map():
+    rows, y = blobs(seed=3)
+    made = problem(rows, np.eye(4)[y])
+    features = replace(made.features, sizes={"block4": 3, "embedding": 5, "hidden": 4})
+    made, everything = replace(made, features=features), np.ones(len(rows), bool)
+    setting = Setting((("hidden", "embedding"), ("embedding",)), 3.0, 1.0)
+    both, parts = train(made, setting, everything, tolerance=1e-9)
+    alone = [train(made, one, everything, tolerance=1e-9)[0] for one in setting.single()]
+    np.testing.assert_allclose(both(rows), (alone[0](rows) + alone[1](rows)) / 2, atol=1e-6)
+    assert both.columns.tolist() == [8, 9, 10, 11, 3, 4, 5, 6, 7] and len(parts) == 2
+    again, _ = train(made, setting, everything, parts, tolerance=1e-9)  # from its own solution it goes nowhere
+    np.testing.assert_allclose(again(rows), both(rows), atol=2e-3)
+
+
+def test_what_there_is_to_choose_among():
+    sizes = {"block4": 1, "logmel": 1, "embedding": 1, "hidden": 1}
+    ways = candidate_parts(sizes)
+    mid, last = ("block4", "logmel"), ("embedding", "hidden")
+    assert {(("embedding",),), (("hidden",),), (last,), (mid,), ((*mid, *last),), (last, mid)} <= set(ways)
+    assert candidate_parts({"embedding": 1}) == [(("embedding",),)]
 
 
 def test_a_constant_feature_does_no_harm():
     rows, y = blobs(seed=3)
     rows[:, 3] = 7.0
-    model, _ = train(problem(rows, np.eye(4)[y]), Setting(("embedding",)), np.ones(len(rows), bool))
+    model, _ = train(problem(rows, np.eye(4)[y]), Setting((("embedding",),), 10.0, 0.3), np.ones(len(rows), bool))
     assert np.isfinite(model(rows)).all() and np.abs(model.linear.weight[3]).max() < 1e3
     assert (model(rows).argmax(1) == y).mean() > 0.9
 
@@ -129,6 +152,26 @@ def test_a_fold_is_scored_without_its_clips():
     np.testing.assert_array_equal(a.scores[here], b.scores[here])
     np.testing.assert_array_equal(a.judged[here], b.judged[here])
     assert (a.scores[~here] != b.scores[~here]).any()
+
+
+def test_what_shares_a_group_with_a_tested_clip_is_in_no_training(monkeypatch):
+    """Test split and given folds cut through groups here; every training of the whole fit is looked at."""
+    from audiotag.training.fit import probe as module
+
+    rows, y = blobs(200, apart=0.8, seed=8)
+    index = np.arange(200) % 5 - 1  # a fifth is the test split
+    group = np.where(np.arange(200) < 60, np.arange(200) // 3, np.arange(200))
+    folds = Folds(index, group, tuple("abcd"), True)
+    made = Problem(problem(rows, np.eye(4)[y]).features, np.eye(4, dtype=np.float32)[y], folds, "softmax", False)
+    seen, real = [], train
+    monkeypatch.setattr(module, "train", lambda p, s, clips, *a, **k: seen.append(clips) or real(p, s, clips, *a, **k))
+    fit_probe(made)
+    test = set(group[index < 0].tolist())
+    assert len(seen) >= 4 + 1 + 4  # pairs of folds, then without each fold, then all
+    assert all(not test & set(group[clips].tolist()) for clips in seen)
+    for fold in range(4):
+        here = set(group[index == fold].tolist())
+        assert sum(not here & set(group[clips].tolist()) for clips in seen) >= 3  # its pairs, and its own model
 
 
 def test_windows_of_a_clip_count_by_their_highest():

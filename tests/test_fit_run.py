@@ -19,7 +19,7 @@ from audiotag import Tagger
 from audiotag.cli import main
 from audiotag.errors import CheckpointError, InvalidInputError
 
-from .sounds import RATE, made, write_folders, write_mixtures
+from .sounds import RATE, made, write_folders, write_mixtures, write_table
 
 REPORT = ("metrics.json", "per_class.csv", "splits.csv", "predictions.csv", "report.html")
 PICTURES = ("confusion.png", "precision_recall.png", "reliability.png")
@@ -167,13 +167,17 @@ def test_test_split_is_reported_apart(sounds, kept, tmp_path):
     assert sum(r["fold"] == "test" for r in rows_of(run.folder / "splits.csv")) == 12
 
 
-def test_evaluate(run, tmp_path, capsys):
+def test_evaluate(run, sounds, tmp_path, capsys):
     other = write_folders(tmp_path / "other", takes=4, first=200)
     told = audiotag.evaluate(run.folder, other, tmp_path / "report")
     assert told.metrics["figures"]["accuracy"] > 0.9 and told.metrics["figures"]["clips"] == 12
     assert all((tmp_path / "report" / name).is_file() for name in (*REPORT, *PICTURES))
     assert main(["evaluate", str(run.folder), str(other)]) == 0
     assert "Accuracy" in capsys.readouterr().out
+    assert not told.metrics["data"]["warnings"]
+    (other / "beep" / "seen.wav").write_bytes((sounds / "beep" / "0.wav").read_bytes())  # the fit had these bytes
+    (warning,) = audiotag.evaluate(run.folder, other).metrics["data"]["warnings"]
+    assert "1 of 13 clips are of recordings that the checkpoint was fitted to" in warning
     with pytest.raises(InvalidInputError, match="label 'cow' is not one of the checkpoint"):
         audiotag.evaluate(run.folder, write_folders(tmp_path / "cows", takes=2, kinds=("cow",)))
 
@@ -191,6 +195,19 @@ def test_dry_run_makes_nothing(sounds, tmp_path, capsys):
     assert main(["fit", str(sounds), "--dry-run", "-o", str(tmp_path / "m")]) == 0
     out = capsys.readouterr().out
     assert "24 recordings" in out and "beep" in out and not (tmp_path / "m").exists()
+
+
+def test_problems_are_told_line_by_line(sounds, tmp_path, capsys):
+    rows = [[str(sounds / "beep" / "0.wav"), "beep"], ["gone.wav", "beep"], [str(sounds / "buzz" / "1.wav"), "Beep"]]
+    (tmp_path / "m").mkdir()
+    (tmp_path / "m" / "notes.txt").write_text("mine")
+    table = write_table(tmp_path / "t.csv", ["file", "label"], rows)
+    assert main(["fit", str(table), "-o", str(tmp_path / "m")]) == 2
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[0] == "audiotag: error: 4 problems with the data, nothing was done:"
+    assert [line.split(": ")[0].strip() for line in lines[1:]] == [
+        str(tmp_path / "m"), f"{table}:3", f"{table}:4", f"{table}:2",
+    ]  # fmt: skip
 
 
 def test_a_folder_that_is_not_empty_is_left_alone(sounds, tmp_path, capsys):

@@ -101,7 +101,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except AudiotagError as error:
         if debug:
             raise
-        _tell(f"error: {error}")
+        _tell(*f"error: {error}".split("\n"))
         return 2 if isinstance(error, InvalidInputError) else 1
     except OSError as error:  # every file of ours that fails is an OutputError
         if debug or error.filename is not None:
@@ -111,10 +111,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 1
 
 
-def _tell(message: str) -> None:
+def _tell(*lines: str) -> None:
     from ..runs.progress import tell
 
-    tell(message)
+    tell(*lines)
 
 
 class _Told(logging.Handler):

@@ -14,12 +14,12 @@ from .inputs import Input
 from .plan import Entry, Plan, weight
 
 
-def tell(message: str) -> None:
-    """Write a line on stderr, above a progress bar; where stderr cannot be written, the work goes on without it."""
+def tell(message: str, *more: str) -> None:
+    """Write a line, and `more` below it, on stderr, above a progress bar; where it cannot be written, it is lost."""
     tqdm = sys.modules.get("tqdm")  # where it was never imported there is no bar
     above = contextlib.nullcontext() if tqdm is None else tqdm.tqdm.external_write_mode(file=sys.stderr)
     with contextlib.suppress(OSError, ValueError), above:
-        print(f"audiotag: {printable(message)}", file=sys.stderr, flush=True)
+        print("\n".join([f"audiotag: {printable(message)}", *map(printable, more)]), file=sys.stderr, flush=True)
 
 
 @dataclass

@@ -15,7 +15,8 @@ from .calibrate import clip_max
 from .clips import Clip, Dataset
 from .features import Features, clip_sources
 from .figures import summary
-from .probe import Probe, Problem
+from .probe import Probe
+from .regression import Problem
 
 if TYPE_CHECKING:
     from ...checkpoints.load import Checkpoint

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -21,6 +21,7 @@ from .timed import cut_timed
 
 TASKS = ("auto", "single", "multi")
 MAX_UNREADABLE = 0.05  # share of recordings
+PAST_END_S = 0.1  # from which an offset beyond the end of its recording is told
 MIN_GROUPS = 2  # of a label: one to train on, one to test on
 READERS = 2  # threads that read files for their digests
 
@@ -36,6 +37,7 @@ def read_data(
     folds: int | str | None = None,
     window_s: float = 10.0,
     known: Sequence[str] | None = None,
+    problems: Problems | None = None,
 ) -> Dataset:
     """Read labelled data and find everything that is wrong with it.
 
@@ -62,27 +64,28 @@ def read_data(
         Longest clip that timed labels are cut into.
     known : sequence of str, optional
         The labels there may be, when testing a checkpoint.
+    problems : Problems, optional
+        What is wrong already, to be told with the rest.
 
     Raises
     ------
-    InvalidInputError
+    InvalidDataError
         With every problem: where, what, and a remedy.
+    InvalidInputError
+        `task`, `data` or `labels` is of no known kind.
     """
     if task not in TASKS:
         raise InvalidInputError(f"task must be one of {', '.join(TASKS)}, got {task!r}")
-    problems = Problems()
+    problems = Problems() if problems is None else problems
     rows, root = read_rows(data, labels, problems, above=group == "parent")
     clips = [_clip(row) for row in rows]
     if test is not None:
         more, _ = read_rows(test, None, problems, above=group == "parent")
         clips += [replace(_clip(row), split="test") for row in more]
-    if negatives is not None:
-        found = recordings(Path(negatives).expanduser(), problems)
-        if not found:
-            problems.error(str(negatives), "holds no recording", "name a folder with recordings that have no label")
-        clips += [Clip(path, where=path) for path in found]
+    empty = [] if negatives is None else _negatives(Path(negatives).expanduser(), problems)
+    clips += empty
     clips = _merged(clips, problems)
-    clips = [replace(clip, present=frozenset(name.strip() for name in clip.present)) for clip in _near(clips, problems)]
+    clips = _near(clips, problems)
     names = sorted({name for clip in clips for name in clip.present | clip.absent | clip.unknown})
     if known is not None:
         unknown = [name for name in names if name not in known]
@@ -92,7 +95,7 @@ def read_data(
         names = list(known)
     elif not names and not problems.errors:
         problems.error(root, "no label at all", "name folders by label, or fill the column label")
-    clips = _grouped(clips, group, root, problems)
+    clips = _grouped(clips, group, root, {clip.path for clip in empty}, problems)
     clips = _folded(clips, folds, problems)
     found_task = _task(clips, task, problems)
     clips, unreadable = _opened(clips, problems)
@@ -121,10 +124,22 @@ def _clip(row: Row) -> Clip:
     )
 
 
+def _negatives(folder: Path, problems: Problems) -> list[Clip]:
+    if not folder.is_dir():
+        problems.error(str(folder), "no such folder", "check the path")
+        return []
+    found = recordings(folder, problems)
+    if not found:
+        problems.error(str(folder), "holds no recording", "name a folder with recordings that have no label")
+    return [Clip(path, where=path) for path in found]
+
+
 def _merged(clips: list[Clip], problems: Problems) -> list[Clip]:
     """Several rows of one stretch are one clip with all their labels."""
     merged: dict[tuple[str, float | None, float | None], Clip] = {}
     for clip in clips:
+        if clash := sorted(clip.present & clip.absent):
+            problems.error(clip.where, f"{clash[0]!r} is present and absent in one row", "keep one of the two")
         key = (os.path.realpath(clip.path), clip.onset_s, clip.offset_s)
         first = merged.get(key)
         if first is None:
@@ -132,26 +147,36 @@ def _merged(clips: list[Clip], problems: Problems) -> list[Clip]:
             continue
         present, absent = first.present | clip.present, first.absent | clip.absent
         if clash := sorted(present & absent):
-            problems.error(clip.where, f"{clash[0]!r} is present and absent in one clip", f"see {first.where}")
+            told = f"{clash[0]!r} is present and absent in one clip (see {first.where})"
+            problems.error(clip.where, told, "keep one of the two")
         if (clip.split, clip.fold) != (first.split, first.fold):
-            problems.error(clip.where, "one clip in two splits or folds", f"see {first.where}, and keep one")
+            problems.error(clip.where, f"one clip in two splits or folds (see {first.where})", "keep one of the two")
         merged[key] = replace(first, present=present, absent=absent, unknown=first.unknown | clip.unknown - present)
     return list(merged.values())
 
 
 def _near(clips: list[Clip], problems: Problems) -> list[Clip]:
-    """Report names that differ in case, spaces or punctuation alone."""
+    """Report names that differ in case, spaces or punctuation alone; the clips with one spelling of each."""
     spelled: dict[str, dict[str, str]] = defaultdict(dict)
     for clip in clips:
         for name in clip.present | clip.absent | clip.unknown:
             spelled[re.sub(r"[\W_]+", " ", name).strip().casefold() or name].setdefault(name, clip.where)
+    one: dict[str, str] = {}
     for names in spelled.values():
-        if len(names) > 1:
-            first, second, *_ = sorted(names, key=lambda n: names[n])
+        first, *others = names
+        one |= dict.fromkeys(names, first.strip())
+        for other in others:
             problems.error(
-                names[second], f"label {second!r} and {first!r} ({names[first]}) are nearly equal", "write them alike"
+                names[other], f"label {other!r} and {first!r} ({names[first]}) are nearly equal", "write them alike"
             )
-    return clips
+
+    def spelt(names: frozenset[str]) -> frozenset[str]:
+        return frozenset(one[name] for name in names)
+
+    return [
+        replace(clip, present=spelt(clip.present), absent=spelt(clip.absent), unknown=spelt(clip.unknown))
+        for clip in clips
+    ]
 
 
 def _task(clips: list[Clip], task: str, problems: Problems) -> str:
@@ -165,7 +190,8 @@ def _task(clips: list[Clip], task: str, problems: Problems) -> str:
     return "multi" if several or timed or len({name for clip in clips for name in clip.present}) == 1 else "single"
 
 
-def _grouped(clips: list[Clip], group: str | None, root: str, problems: Problems) -> list[Clip]:
+def _grouped(clips: list[Clip], group: str | None, root: str, alone: set[str], problems: Problems) -> list[Clip]:
+    """Clips with their groups; the paths `alone` may lack what makes one, and are a group each then."""
     column = {name for clip in clips for name in clip.columns}
     if group is None:
         group = "group" if any(clip.group for clip in clips) else "file"
@@ -178,20 +204,29 @@ def _grouped(clips: list[Clip], group: str | None, root: str, problems: Problems
         for clip in empty:
             problems.error(clip.where, f"column {group} is empty", "name the recording's group")
         return [replace(clip, group=clip.columns.get(group) or clip.path) for clip in clips]
+    by_file = [replace(clip, group=clip.path) for clip in clips]
+    have = f"columns: {', '.join(sorted(column)) or 'none'}"
     try:
         pattern = re.compile(group)
     except re.error as error:
-        problems.error("--group", f"{group!r} is no column and no regular expression ({error})", "correct it")
-        return clips
-    grouped = []
-    for clip in clips:
-        inside = os.path.relpath(clip.path, root)
-        match = pattern.search(inside)
-        if match is None:
-            problems.error(clip.where, f"--group {group!r} matches nothing in {inside!r}", "correct the expression")
-            continue
-        grouped.append(replace(clip, group=match[1] if pattern.groups and match[1] is not None else match[0]))
-    return grouped
+        problems.error("--group", f"{group!r} is no column and no expression ({error}; {have})", "correct it")
+        return by_file
+    found = [(clip, pattern.search(os.path.relpath(clip.path, root))) for clip in clips]
+    missed = [clip for clip, match in found if match is None and clip.path not in alone]
+    if missed and not any(match for _, match in found):
+        path = os.path.relpath(clips[0].path, root)
+        told = f"{group!r} is no column, and as an expression it finds nothing in any path, such as {path!r} ({have})"
+        problems.error("--group", told, "correct it")
+        return by_file
+    for clip in missed:
+        told = f"--group {group!r} finds nothing in {os.path.relpath(clip.path, root)!r}"
+        problems.error(clip.where, told, "correct the expression")
+    return [replace(clip, group=_group_name(match) if match else clip.path) for clip, match in found]
+
+
+def _group_name(match: re.Match[str]) -> str:
+    """What the expression's first group found, else all that it found."""
+    return match[1] if match.re.groups and match[1] is not None else match[0]
 
 
 def _folded(clips: list[Clip], folds: int | str | None, problems: Problems) -> list[Clip]:
@@ -199,7 +234,7 @@ def _folded(clips: list[Clip], folds: int | str | None, problems: Problems) -> l
         return [replace(clip, fold="") for clip in clips]
     if folds is not None and folds not in {name for clip in clips for name in clip.columns}:
         have = ", ".join(sorted({name for clip in clips for name in clip.columns})) or "none"
-        problems.error("--folds", f"{folds!r} is neither a number nor a column (there are {have})", "name one of them")
+        problems.error("--folds", f"{folds!r} is neither a number nor a column (columns: {have})", "name one of them")
         return clips
     if folds is not None:
         clips = [replace(clip, fold=clip.columns.get(folds, "")) for clip in clips]
@@ -239,6 +274,9 @@ def _opened(clips: list[Clip], problems: Problems) -> tuple[list[Clip], dict[str
         elif clip.offset_s <= clip.onset_s:
             problems.error(clip.where, f"offset {clip.offset_s:g} s is not after the onset", "correct the times")
         else:
+            if clip.offset_s > length + PAST_END_S:
+                told = f"offset {clip.offset_s:g} s is past the end at {length:.2f} s"
+                problems.warn(clip.where, told, "the clip ends with the recording")
             opened.append(replace(clip, digest=digest, duration_s=length))
     return opened, unreadable
 
@@ -280,35 +318,31 @@ def _sha256(file: Any) -> str:
 
 
 def _check_labels(clips: list[Clip], names: Sequence[str], task: str, problems: Problems) -> None:
-    """Every label needs clips in two groups, and clips without it."""
-    training = [clip for clip in clips if clip.split != "test"]
+    """Every label needs clips in two groups that share nothing with the test split, and clips without it."""
+    tested = {told for clip in clips if clip.split == "test" for told in (clip.digest, clip.group)}
+    training = [clip for clip in clips if clip.split != "test" and not {clip.digest, clip.group} & tested]
     groups: dict[str, set[str]] = defaultdict(set)
-    counts: Counter[str] = Counter()
+    digests: dict[str, set[str]] = defaultdict(set)
     examples: dict[str, str] = {}
     for clip in training:
         for name in clip.present:
             groups[name].add(clip.group)
-            groups[name].add(clip.group)
-            counts[name] += 1
-            examples.setdefault(name, clip.where)
-    digests: dict[str, set[str]] = defaultdict(set)
-    for clip in training:
-        for name in clip.present:
             digests[name].add(clip.digest)
+            examples.setdefault(name, clip.where)
     for name in names:
         where = examples.get(name) or next(
             (c.where for c in clips if name in c.present | c.absent | c.unknown), "the data"
         )
-        if len(groups[name]) < MIN_GROUPS or len(digests[name]) < MIN_GROUPS:
-            n = min(len(groups[name]), len(digests[name]))
+        count = min(len(groups[name]), len(digests[name]))
+        if count < MIN_GROUPS:
             problems.error(
                 where,
-                f"label {name!r} is in {n} group{'s' if n != 1 else ''} of recordings, and at least {MIN_GROUPS} are "
-                "needed, to train on one and test on another",
+                f"label {name!r} is in {count} group{'s' if count != 1 else ''} of recordings"
+                f"{' that share nothing with the test split' if tested else ''}, and at least {MIN_GROUPS} are needed, "
+                "to train on one and test on another",
                 "add recordings, group them otherwise (--group), or leave the label out",
             )
-        negatives = sum(1 for clip in training if name not in clip.present | clip.unknown)
-        if not negatives and counts[name]:
+        if count and not any(name not in clip.present | clip.unknown for clip in training):
             problems.error(
                 where, f"label {name!r} has no negatives: every clip has it", "add others, or --negatives DIR"
             )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import math
 import os
 from collections.abc import Callable, Sequence
@@ -80,6 +81,7 @@ def evaluate(
     dataset = read_data(
         data, labels, negatives=negatives, task=task, window_s=config.window_s, known=tagger.labels.names
     )
+    _tell_seen(model, dataset)
     scores, failed = _scores(tagger, dataset, tell)
     dataset, scores = _scored(dataset, scores, failed)
     used = [k for k, name in enumerate(dataset.labels) if _uses(config, dataset, k, name)]
@@ -106,6 +108,24 @@ def evaluate(
         tell("writing the report", 0, 1)
         write_report(made, outcome)
     return Evaluation(outcome.metrics, Path(output).expanduser())
+
+
+def _tell_seen(model: Any, dataset: Dataset) -> None:
+    """Warn of recordings that the checkpoint was fitted to, by the digests that its folder keeps."""
+    from .report import SPLITS_FILE
+
+    if model is None or not (table := Path(model).expanduser() / SPLITS_FILE).is_file():
+        return
+    with open(table, newline="", encoding="utf-8", errors="surrogateescape") as file:
+        fitted = {row.get("sha256") for row in csv.DictReader(file) if row.get("fold") not in ("test", "", None)}
+    seen = [clip for clip in dataset.clips if clip.digest in fitted]
+    if seen:
+        dataset.problems.warn(
+            seen[0].where,
+            f"{len(seen):,} of {len(dataset.clips):,} clips are of recordings that the checkpoint was fitted to, this "
+            "among them, so the figures flatter it",
+            "leave them out, or read its out-of-fold figures",
+        )
 
 
 def _uses(config: Any, dataset: Dataset, k: int, name: str) -> bool:

@@ -170,7 +170,9 @@ def embed_clips(
         done = len(clips) - sum(map(len, missing.values()))
         order = sorted(missing.values(), key=lambda those: (clips[those[0]].path, clips[those[0]].onset_s or 0.0))
         results = tagger.embed_each(
-            clip_sources([clips[those[0]] for those in order], tagger.sample_rate), layer=list(sizes)
+            clip_sources([clips[those[0]] for those in order], tagger.sample_rate),
+            layer=list(sizes),
+            workers=1 if tagger.runtime == "torch" and tagger.device == "cpu" else 2,
         )
         for those, (_, result) in zip(order, results, strict=True):
             if isinstance(result, AudiotagError):

@@ -8,8 +8,6 @@ from typing import Any
 
 import numpy as np
 
-from ..metrics import average_precision, roc_auc
-
 RESAMPLES = 1000
 INTERVAL = (2.5, 97.5)  # per cent
 RELIABILITY_BINS = 10
@@ -25,6 +23,8 @@ def class_rows(targets: np.ndarray, scores: np.ndarray, thresholds: np.ndarray) 
     thresholds : ndarray
         (labels,), or (clips, labels) where each clip was judged by its own fold's; nan is never reached.
     """
+    from ..metrics import average_precision, roc_auc
+
     judged = np.broadcast_to(thresholds, targets.shape)
     rows = []
     for k in range(targets.shape[1]):

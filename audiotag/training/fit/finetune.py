@@ -185,8 +185,8 @@ class Trainer:
         evaluate: Callable[[int, Student], None] | None = None,
         tell: Callable[[int, int], None] | None = None,
         deadline: float | None = None,
-    ) -> Student:
-        """Train to the end, or from an earlier state on.
+    ) -> tuple[Student, bool]:
+        """Train to the end, or from an earlier state on; the student, and whether the end was reached.
 
         Parameters
         ----------
@@ -219,7 +219,7 @@ class Trainer:
                 saved = time.monotonic()
             if deadline is not None and time.monotonic() > deadline:
                 break
-        return student.eval().requires_grad_(False)
+        return student.eval().requires_grad_(False), step >= total
 
     def _step(self, job: Job, student: Student, optimiser: Any, epoch: int, within: int, steps_an_epoch: int) -> None:
         recipe = self.recipe

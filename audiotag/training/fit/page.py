@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import math
+import struct
 from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
@@ -13,6 +14,7 @@ import numpy as np
 
 from ...text import printable
 from .outcome import Doubt, Outcome
+from .pictures import DENSITY
 
 PLAYED_S = 5.0
 PLAYED_RATE_HZ = 22_050
@@ -49,9 +51,9 @@ th { color: var(--soft); font-weight: 600; font-size: .85rem; }
 th button { all: unset; cursor: pointer; } th button:focus-visible { outline: 2px solid var(--accent); }
 th[aria-sort=ascending] button::after { content: " \\25B4"; }
 th[aria-sort=descending] button::after { content: " \\25BE"; }
-.pictures { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(420px, 100%), 1fr)); gap: 14px; }
-.pictures img { width: 100%; height: auto; background: #fff; border-radius: 8px; }
-.pictures .wide { grid-column: 1 / -1; justify-self: center; max-width: 100%; }
+.pictures { display: flex; flex-wrap: wrap; justify-content: center; gap: 10px; }
+.pictures img { max-width: 100%; height: auto; border-radius: 8px; }
+@media (prefers-color-scheme: dark) { .pictures img { filter: invert(.89) hue-rotate(180deg); } }
 ol.clips { list-style: none; margin: 0; padding: 0; display: grid; gap: 10px;
   grid-template-columns: repeat(auto-fit, minmax(min(300px, 100%), 1fr)); }
 ol.clips li { border: 1px solid var(--line); border-radius: 8px; padding: 10px 12px; min-width: 0; }
@@ -74,11 +76,10 @@ for (const button of document.querySelectorAll("th button")) button.onclick = ()
 """
 
 
-def report_page(outcome: Outcome, pictures: Mapping[str, bytes]) -> str:
-    """The whole page; it loads nothing."""
+def report_page(outcome: Outcome, pictures: Mapping[str, bytes], sounds: Mapping[int, str]) -> str:
+    """The whole page, which loads nothing; `sounds` are those of `page_sounds`."""
     metrics, name = outcome.metrics, outcome.metrics["checkpoint"]
     mistakes, suspects = outcome.mistakes(), outcome.suspects()
-    sounds = _sounds(outcome, [d.clip for d in (*mistakes, *suspects)])
     parts = [
         f"<h1>{_text(name)}</h1>",
         f"<p class=soft>{_text(_what(outcome))}</p>",
@@ -209,8 +210,9 @@ def _pictures(pictures: Mapping[str, bytes]) -> str:
     images = []
     for name, content in pictures.items():
         data = base64.b64encode(content).decode()
-        wide = " class=wide" if name == "confusion.png" else ""
-        images.append(f'<img{wide} alt="{about[name]}" src="data:image/png;base64,{data}">')
+        width, height = (n // DENSITY for n in struct.unpack(">II", content[16:24]))  # as the PNG's header has them
+        size = f"width={width} height={height}"
+        images.append(f'<img alt="{about[name]}" {size} src="data:image/png;base64,{data}">')
     return f"<div class=pictures>{''.join(images)}</div>"
 
 
@@ -230,13 +232,14 @@ def _doubts(outcome: Outcome, doubts: Sequence[Doubt], sounds: Mapping[int, str]
     return f"<ol class=clips>{''.join(items)}</ol>"
 
 
-def _sounds(outcome: Outcome, clips: Sequence[int]) -> dict[int, str]:
-    """The first seconds of clips as data URLs: MP3 where libsndfile writes it, else WAV."""
+def page_sounds(outcome: Outcome) -> dict[int, str]:
+    """The first seconds of the clips to listen to, as data URLs: MP3 where libsndfile writes it, else WAV."""
     import soundfile
 
     from ...errors import AudiotagError
     from .features import excerpts
 
+    clips = [doubt.clip for doubt in (*outcome.mistakes(), *outcome.suspects())]
     mp3 = "MP3" in soundfile.available_formats()
     found = {}
     for i in dict.fromkeys(clips):

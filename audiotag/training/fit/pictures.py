@@ -16,6 +16,7 @@ INK, ACCENT, FAINT = "#1f2933", "#2563eb", "#9aa5b1"
 NAMED_CELLS = 20  # labels up to which a confusion's cells carry numbers
 NAMED_AXES = 80  # labels up to which its axes carry names
 MAX_CURVES = 100
+DENSITY = 2  # pixels of a picture for each that it takes on a page, for sharp screens
 NONE = "(none)"
 
 
@@ -47,12 +48,13 @@ def confusion(outcome: Outcome) -> tuple[np.ndarray, list[str], list[str]]:
 def confusion_picture(outcome: Outcome) -> bytes:
     """PNG of `confusion`."""
     shares, rows, columns = confusion(outcome)
-    side = min(3.2 + 0.24 * max(len(rows), 4), 14)
+    side = min(3.2 + 0.2 * max(len(rows), 4), 11)
     figure, axes = _figure(side + 1.2, side)
     image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1, aspect="auto")
     if len(columns) <= NAMED_AXES:
-        axes.set_xticks(range(len(columns)), columns, rotation=90, fontsize=8)
-        axes.set_yticks(range(len(rows)), rows, fontsize=8)
+        size = 8 if len(columns) <= NAMED_CELLS else 6.5
+        axes.set_xticks(range(len(columns)), columns, rotation=90, fontsize=size)
+        axes.set_yticks(range(len(rows)), rows, fontsize=size)
     if len(rows) <= NAMED_CELLS:
         for (i, j), share in np.ndenumerate(shares):
             if share >= 0.005:
@@ -67,7 +69,7 @@ def confusion_picture(outcome: Outcome) -> bytes:
 
 def precision_recall_picture(outcome: Outcome) -> bytes:
     """PNG: a curve for each label, and all of them together."""
-    figure, axes = _figure(6.2, 5.2)
+    figure, axes = _figure(5.4, 4.7)
     known = ~np.isnan(outcome.targets) & np.isfinite(outcome.scores)
     for k in range(min(len(outcome.dataset.labels), MAX_CURVES)):
         curve = _curve(outcome.targets[known[:, k], k] > 0.5, outcome.scores[known[:, k], k])
@@ -96,7 +98,7 @@ def reliability_picture(outcome: Outcome) -> bytes:
     """PNG: how often what was scored so is right, and how many clips there are of each score."""
     scores, right = top_scores(outcome.targets, outcome.scores, outcome.dataset.task)
     rows = reliability(scores, right)
-    figure, axes = _figure(6.2, 5.2)
+    figure, axes = _figure(5.4, 4.7)
     axes.plot([0, 1], [0, 1], color=FAINT, linewidth=1, linestyle="--", label="as it should be")
     axes.plot([r["score"] for r in rows], [r["right"] for r in rows], color=ACCENT, marker="o", linewidth=2, label="is")
     axes.bar(
@@ -132,5 +134,12 @@ def _figure(width: float, height: float) -> tuple[Any, Any]:
 
 def _png(figure: Any) -> bytes:
     file = io.BytesIO()
-    figure.savefig(file, format="png", bbox_inches="tight", metadata={"Software": None})
+    figure.savefig(
+        file,
+        format="png",
+        dpi=DENSITY * figure.dpi,
+        bbox_inches="tight",
+        metadata={"Software": None},
+        pil_kwargs={"compress_level": 1},
+    )
     return file.getvalue()

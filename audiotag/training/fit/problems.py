@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from ...errors import InvalidInputError
+from ...errors import InvalidDataError
 
-SHOWN = 50  # problems told one by one
+ALIKE = 12  # problems with the same remedy that are told one by one
 
 
 @dataclass(frozen=True)
@@ -39,14 +39,18 @@ class Problems:
 
         Raises
         ------
-        InvalidInputError
-            Its message has every error, one a line.
+        InvalidDataError
+            Its message has every error, one a line; of many that ask for the same remedy, the first `ALIKE`.
         """
         if not self.errors:
             return
-        lines = [f"  {problem}" for problem in self.errors[:SHOWN]]
-        if len(self.errors) > SHOWN:
-            lines.append(f"  ... and {len(self.errors) - SHOWN} more")
+        alike: dict[str, list[Problem]] = {}
+        for problem in self.errors:
+            alike.setdefault(problem.remedy, []).append(problem)
+        lines = []
+        for problems in alike.values():
+            lines += [f"  {problem}" for problem in problems[:ALIKE]]
+            if len(problems) > ALIKE:
+                lines.append(f"  ... and {len(problems) - ALIKE:,} more like this one")
         count = len(self.errors)
-        head = f"{count} problem{'s' if count != 1 else ''} with the data, nothing was done:"
-        raise InvalidInputError("\n".join([head, *lines]))
+        raise InvalidDataError(f"{count:,} problem{'s' if count != 1 else ''} with the data, nothing was done:", *lines)

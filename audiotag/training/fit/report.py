@@ -7,6 +7,7 @@ import io
 import json
 import math
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from typing import Any
 from ...files import write_whole
 from .clips import Clip
 from .outcome import Outcome
-from .page import report_page
+from .page import page_sounds, report_page
 from .pictures import confusion_picture, precision_recall_picture, reliability_picture
 
 METRICS_FILE, CLASSES_FILE = "metrics.json", "per_class.csv"
@@ -24,18 +25,20 @@ SPLITS_FILE, PREDICTIONS_FILE, PAGE_FILE = "splits.csv", "predictions.csv", "rep
 def write_report(folder: Path, outcome: Outcome) -> None:
     """Write every file of the report into a folder."""
     folder.mkdir(parents=True, exist_ok=True)
-    write_whole(folder / METRICS_FILE, (json.dumps(outcome.metrics, indent=2, allow_nan=False) + "\n").encode())
-    write_whole(folder / CLASSES_FILE, _csv(outcome.class_table))
-    write_whole(folder / SPLITS_FILE, _csv(_splits(outcome)))
-    write_whole(folder / PREDICTIONS_FILE, _csv(_predictions(outcome)))
-    pictures = {
-        "confusion.png": confusion_picture(outcome),
-        "precision_recall.png": precision_recall_picture(outcome),
-        "reliability.png": reliability_picture(outcome),
-    }
-    for name, picture in pictures.items():
-        write_whole(folder / name, picture)
-    write_whole(folder / PAGE_FILE, report_page(outcome, pictures).encode())
+    with ThreadPoolExecutor(1) as pool:
+        sounds = pool.submit(page_sounds, outcome)  # mostly in libsndfile, while Python draws
+        write_whole(folder / METRICS_FILE, (json.dumps(outcome.metrics, indent=2, allow_nan=False) + "\n").encode())
+        write_whole(folder / CLASSES_FILE, _csv(outcome.class_table))
+        write_whole(folder / SPLITS_FILE, _csv(_splits(outcome)))
+        write_whole(folder / PREDICTIONS_FILE, _csv(_predictions(outcome)))
+        pictures = {
+            "confusion.png": confusion_picture(outcome),
+            "precision_recall.png": precision_recall_picture(outcome),
+            "reliability.png": reliability_picture(outcome),
+        }
+        for name, picture in pictures.items():
+            write_whole(folder / name, picture)
+        write_whole(folder / PAGE_FILE, report_page(outcome, pictures, sounds.result()).encode())
 
 
 def _splits(outcome: Outcome) -> list[list[Any]]:

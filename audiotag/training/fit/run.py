@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+import importlib.util
 import logging
 import math
 import os
 import shutil
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -16,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ...checkpoints.save import save_checkpoint
-from ...errors import CheckpointError, InvalidInputError
+from ...errors import CheckpointError, InvalidInputError, MissingDependencyError
 from ...files import read_json, whole_folder, write_json
 from ...inference.head import BIAS, WEIGHT
 from .candidates import better, probe_candidate, scores_of, tuned_candidate
@@ -24,8 +27,9 @@ from .clips import Dataset
 from .data import check_unreadable, read_data
 from .features import Features, embed_clips, network_digest
 from .outcome import Outcome
-from .probe import Problem, fit_probe
+from .probe import fit_probe
 from .problems import Problems
+from .regression import Problem
 from .report import write_report
 from .splits import Folds, describe_data, make_folds
 
@@ -38,6 +42,13 @@ METHODS = ("auto", "probe", "finetune")
 PARTIAL, RUN_FILE = ".partial", "run.json"
 CHECKED_CLIPS = 16  # of which the saved folder must give the trained model's scores
 TOLERANCE = 1e-3  # of a score, between the saved checkpoint on audio and the head on kept embeddings
+LATER = (
+    "scipy.linalg",
+    "scipy.optimize",
+    "threadpoolctl",
+    "audiotag.training.metrics",
+    "matplotlib.backends.backend_agg",
+)
 OWN_SUFFIX = " (own)"  # of a label that AudioSet has too, where both are kept
 
 Progress = Callable[[str, int, int], None]  # what is being done, how much of it is done, of how much
@@ -179,6 +190,7 @@ def fit(
     )
     if dry_run:
         return FitRun(None, describe_data(dataset, fold_set), dataset, fold_set, device)
+    _import_ahead()
     features = embed_clips(base, dataset.clips, cache=cache_dir, progress=lambda n, of: tell("embedding", n, of))
     dataset, features = _readable(dataset, features)
     if len(features.failed):
@@ -205,9 +217,11 @@ def fit(
         )
         try:
             tuned = tuning.run(deadline)
+            interrupted = tuning.interrupted
         except KeyboardInterrupt:
             tuned, interrupted = None, True
-            log.warning("interrupted: the probe is kept; the same command with --resume goes on with fine-tuning")
+        if interrupted:
+            log.warning("interrupted: the best so far is kept; the same command with --resume goes on")
         if tuned is not None:
             other = tuned_candidate(tuned, base, dataset, problem)
             best, compared = better(best, other, dataset) if method == "auto" else (other, {})
@@ -245,12 +259,20 @@ def fit(
 
 
 def require() -> None:
-    from ...errors import MissingDependencyError
+    """Raise `MissingDependencyError` where the extra [fit] is not installed."""
+    if importlib.util.find_spec("sklearn") is None:
+        raise MissingDependencyError("fit needs scikit-learn: pip install 'audiotag-dymn[fit]'")
 
-    try:
-        import sklearn  # noqa: F401
-    except ImportError as error:
-        raise MissingDependencyError("fit needs scikit-learn: pip install 'audiotag-dymn[fit]'") from error
+
+def _import_ahead() -> None:
+    """Import in the background what comes after embedding, which waits for files and other threads now and then."""
+
+    def imports() -> None:
+        with contextlib.suppress(ImportError):  # told where it is needed
+            for name in LATER:
+                importlib.import_module(name)
+
+    threading.Thread(target=imports, name="audiotag-import", daemon=True).start()
 
 
 def _base_tagger(model: Any, device: str | None) -> Tagger:
@@ -276,16 +298,10 @@ def _checked(data: Any, target: Path, base: Tagger, **options: Any) -> tuple[Dat
     """The data and its folds, or all problems at once, the output folder's among them."""
     keep, dry_run, seed = options.pop("keep_audioset"), options.pop("dry_run"), options.pop("seed")
     folds, replaces = options["folds"], options.pop("replaces")
-    early = Problems()
+    problems = Problems()
     if not dry_run and target.exists() and (not target.is_dir() or any(target.iterdir())) and not replaces:
-        early.error(str(target), "the output folder is not empty", "name a new one, or delete it first")
-    try:
-        dataset = read_data(data, window_s=base.config.window_s, **options)
-    except InvalidInputError as error:
-        if early.errors:
-            raise InvalidInputError(f"{error}\n  {early.errors[0]}") from error
-        raise
-    early.stop()
+        problems.error(str(target), "the output folder is not empty", "name a new one, or delete it first")
+    dataset = read_data(data, window_s=base.config.window_s, problems=problems, **options)
     if keep:
         names = base.labels.names
         renamed = {name: name + OWN_SUFFIX for name in dataset.labels if name in names}

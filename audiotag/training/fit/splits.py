@@ -46,9 +46,9 @@ class Folds:
         return np.isin(self.index, folds)
 
     def train(self, *without: int) -> np.ndarray:
-        """Clips (boolean) to train on where these folds are kept apart.
+        """Clips (boolean) to train on where these folds, and the test split, are kept apart.
 
-        What shares a group with a clip kept apart is left out as well: given folds may cut through a group.
+        What shares a group with a clip kept apart is left out as well: given folds and splits may cut through a group.
         """
         kept_apart = np.isin(self.index, (*without, -1))
         return ~kept_apart & ~np.isin(self.group, self.group[kept_apart])
@@ -123,9 +123,23 @@ def make_folds(
             if task == "single"
             else deal(targets[trained], group[trained], count, seed)
         )
+    _tell_shared(clips, group, trained, problems)
     if len(names) < 2:
         raise InvalidInputError(f"folds must be at least 2, the data gives {len(names)}; use --folds 5")
     return Folds(index, group, names, bool(given and n_folds is None))
+
+
+def _tell_shared(clips: Sequence[Clip], group: np.ndarray, trained: np.ndarray, problems: Problems) -> None:
+    """Warn of clips to train on that share a recording or a group with the test split."""
+    shared = np.flatnonzero(trained & np.isin(group, group[~trained]))
+    if len(shared):
+        problems.warn(
+            clips[shared[0]].where,
+            f"shares bytes or a group with the test split, as do {len(shared) - 1:,} more clips"
+            if len(shared) > 1
+            else "shares bytes or a group with the test split",
+            "no model is trained on it",
+        )
 
 
 def _single(targets: np.ndarray, group: np.ndarray, count: int, seed: int) -> np.ndarray:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import logging
 import time
@@ -20,7 +21,8 @@ from .clips import Clip, Dataset
 from .features import clip_sources
 from .finetune import EPOCHS, Job, Recipe, Student, Trainer, default_batch, default_rate, evaluated_at
 from .linear import Linear, Standard
-from .probe import Model, Probe, Problem, Setting, calibrate, clip_scores, log_loss, train
+from .probe import Probe
+from .regression import Model, Problem, Setting, calibrate, clip_scores, log_loss, train
 from .waveforms import Waveforms
 
 if TYPE_CHECKING:
@@ -32,6 +34,7 @@ log = logging.getLogger(__name__)
 RECIPE_FILE = "recipe.json"
 FEWEST_EPOCHS, ENOUGH_EPOCHS = 8, 20
 SPARE = 0.85  # of the time left, what training is planned to take
+FINISHING_S = 8.0  # before a deadline, kept for what comes after training
 USUAL_LENGTH = 95  # per cent of the clips are no longer than training clips, unless a window is shorter
 ROUND_S = 0.5  # to which the length of training clips is rounded up
 FINAL = "final"
@@ -118,6 +121,7 @@ class FineTuning:
         if recipe is None:
             return None
         trainer = self._trainer(recipe, waves)
+        stop = None if deadline is None else deadline - FINISHING_S
         began, folds = time.monotonic(), list[int]()
         for fold in recipe.folds:
             if folds and deadline is not None and not self._kept(fold, recipe.evaluated_at):
@@ -129,9 +133,11 @@ class FineTuning:
                     recipe = replace(recipe, folds=tuple(folds))
                     self._note(recipe)
                     break
-            self._fold(trainer, recipe, fold)
+            if not self._fold(trainer, recipe, fold, stop):
+                log.warning("fine-tuning: the time is up; give a longer time limit")
+                return None
             folds.append(fold)
-        return self._finish(trainer, recipe)
+        return self._finish(trainer, recipe, stop)
 
     # -- the plan --------------------------------------------------------------------------------------------------
 
@@ -191,7 +197,7 @@ class FineTuning:
     def _job(self, name: str, recipe: Recipe, fold: int | None = None, epochs: int | None = None) -> Job:
         """A training, its head the probe fitted on the same clips."""
         folds = self.problem.folds
-        clips = folds.index >= 0 if fold is None else folds.train(fold)
+        clips = folds.train() if fold is None else folds.train(fold)
         setting = self.probe.setting if fold is None else self.probe.settings[fold]
         model = train(self.problem, setting, clips)[0]
         standard, start = restandardised(self.problem, model, clips)
@@ -214,10 +220,10 @@ class FineTuning:
     def _kept(self, fold: int, epochs: Sequence[int]) -> bool:
         return all(self._place(fold, epoch).is_file() for epoch in epochs)
 
-    def _fold(self, trainer: Trainer, recipe: Recipe, fold: int) -> None:
-        """Train a fold's model and keep its logits of the fold's clips after some of the epochs."""
+    def _fold(self, trainer: Trainer, recipe: Recipe, fold: int, stop: float | None) -> bool:
+        """Train a fold's model and keep its logits of the fold's clips after some epochs; False if time was up."""
         if self._kept(fold, recipe.evaluated_at):
-            return
+            return True
         clips = np.flatnonzero(self.problem.folds.test(fold))
 
         def evaluate(epoch: int, student: Student) -> None:
@@ -225,11 +231,40 @@ class FineTuning:
             with whole_file(self._place(fold, epoch), binary=True) as file:
                 np.save(file, logits, allow_pickle=False)
 
-        self._train(trainer, self._job(f"fold{fold}", recipe, fold), recipe, evaluate)
+        return self._train(trainer, self._job(f"fold{fold}", recipe, fold), recipe, evaluate, stop)[1]
 
-    def _train(self, trainer: Trainer, job: Job, recipe: Recipe, evaluate: Any = None) -> Student:
+    def _train(
+        self, trainer: Trainer, job: Job, recipe: Recipe, evaluate: Any, stop: float | None
+    ) -> tuple[Student, bool]:
         which = "everything" if job.name == FINAL else f"fold {job.number + 1} of {len(recipe.folds)}"
-        return trainer.train(job, evaluate=evaluate, tell=lambda n, of: self.tell(f"fine-tuning {which}", n, of))
+        tell = lambda n, of: self.tell(f"fine-tuning {which}", n, of)  # noqa: E731
+        return trainer.train(job, evaluate=evaluate, tell=tell, deadline=stop)
+
+    def _train_on_all(
+        self, trainer: Trainer, recipe: Recipe, epochs: int, stop: float | None
+    ) -> tuple[Student, int] | None:
+        """The final student and its epochs: `epochs`, or where it had to stop, the last that folds were evaluated at.
+
+        None where it stopped before the first of these.
+        """
+        reached: list[tuple[Student, int]] = []
+
+        def keep(epoch: int, student: Student) -> None:
+            reached[:] = [(copy.deepcopy(student).eval().requires_grad_(False), epoch)]
+
+        try:
+            student, ended = self._train(trainer, self._job(FINAL, recipe, epochs=epochs), recipe, keep, stop)
+        except KeyboardInterrupt:
+            if not reached:
+                raise
+            self.interrupted, ended = True, False
+        if ended:
+            return student, epochs
+        if not reached:
+            log.warning("fine-tuning: the time is up; give a longer time limit")
+            return None
+        log.warning("fine-tuning: stopped early; what it was after epoch %d of %d is kept", reached[0][1], epochs)
+        return reached[0]
 
     def logits(self, student: Student, clips: np.ndarray) -> np.ndarray:
         """Logits (windows, rows) of clips as inference computes them, in the order of the problem's windows."""
@@ -258,7 +293,7 @@ class FineTuning:
 
     # -- what comes of it ------------------------------------------------------------------------------------------
 
-    def _finish(self, trainer: Trainer, recipe: Recipe) -> Tuned:
+    def _finish(self, trainer: Trainer, recipe: Recipe, stop: float | None) -> Tuned | None:
         problem, clip = self.problem, self.problem.features.clip
         tested = {fold: np.flatnonzero(problem.folds.test(fold)[clip]) for fold in recipe.folds}
         logits = {
@@ -270,7 +305,12 @@ class FineTuning:
         curve = {epoch: float(np.mean([losses[fold, epoch] for fold in recipe.folds])) for epoch in recipe.evaluated_at}
         chosen = {fold: self._stop(losses, recipe, without=fold) for fold in recipe.folds}
         epochs = self._stop(losses, recipe, without=None)
-        student = self._train(trainer, self._job(FINAL, recipe, epochs=epochs), recipe)
+        trained = self._train_on_all(trainer, recipe, epochs, stop)
+        if trained is None:
+            return None
+        student, reached = trained
+        if reached != epochs:  # the figures are those of folds that stopped there, too
+            epochs, chosen = reached, dict.fromkeys(recipe.folds, reached)
 
         windows = np.concatenate([tested[fold] for fold in recipe.folds])
         order = np.argsort(windows, kind="stable")
@@ -300,7 +340,6 @@ class FineTuning:
         return min(recipe.evaluated_at, key=lambda epoch: (np.mean([losses[f, epoch] for f in others]), -epoch))
 
     def _checkpoint(self, student: Student, calibration: Calibration) -> Checkpoint:
-
         problem = self.problem
         head = HeadConfig(
             labels=self.dataset.labels,
