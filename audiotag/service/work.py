@@ -20,7 +20,7 @@ from ..inference.sources import Begun, Ended
 from ..live.stream import Stream, StreamWindow
 from .limits import Limits, bounded_blocks
 
-STEP_S = 0.01  # a decoder goes on to the next recording after this long
+STEP_S = 0.005  # a decoder goes on to the next recording after this long
 AHEAD = 8  # windows of a recording that wait for the network at most
 LEAST_BYTES_PER_S = 4000  # 32 kbit/s, to guess a length from a size
 HEAD_START_S = 2.0  # how far ahead of the clock a stream may be and still be live

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from ..tagger import Tagger
 
 DECODERS = 4  # threads; one that hangs in a strange file leaves the others
-BATCH_S = 0.02  # how long a run may take that is for one recording alone
+BATCH_S = 0.01  # how long a run may take that is for one recording alone
 TURN_S = 0.05  # how long the network waits for a decoder's turn to end
 FIRST_SPEED = 50.0  # seconds of audio a second, until it is measured
 _log = logging.getLogger(__name__)
