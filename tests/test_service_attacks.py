@@ -39,6 +39,9 @@ LIMITS = {
 }
 
 
+LATE_S = 14  # of the clients' 15; a body would have 20 by default
+
+
 @pytest.fixture(scope="module")
 def server():
     with serving(LIMITS) as running:
@@ -74,8 +77,29 @@ def rest(connection):
     return found
 
 
+def answers(server):
+    with contextlib.suppress(OSError):
+        alive(server)
+        return True
+    return False
+
+
 def alive(server):
     assert json.loads(server.get("/readyz")) == {"status": "ready"}
+
+
+def in_time(condition, seconds=15.0):
+    """Whether a condition comes true, however busy the machine is."""
+    end = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > end:
+            return False
+        time.sleep(0.02)
+    return True
+
+
+def metric(server, name):
+    return float(server.get("/metrics").decode().split(f"\naudiotag_{name} ")[1].split()[0])
 
 
 # -- decoded size --------------------------------------------------------------------------------------------
@@ -116,20 +140,20 @@ def test_channels_and_rates_are_bounded(client):
 def test_a_body_that_is_too_large_is_refused_early(server):
     head = f"POST /v1/tag HTTP/1.1\r\nHost: {server.host}\r\nContent-Length: 4000000\r\n\r\n".encode()
     answer, took = raw(server, head)
-    assert b"413" in answer.splitlines()[0] and b"problem+json" in answer and took < 5
+    assert b"413" in answer.splitlines()[0] and b"problem+json" in answer and took < LATE_S
 
 
 def test_a_chunked_body_that_is_too_large_is_refused_and_the_answer_arrives(server):
     head = f"POST /v1/tag HTTP/1.1\r\nHost: {server.host}\r\nTransfer-Encoding: chunked\r\n\r\n".encode()
     chunk = b"%x\r\n%s\r\n" % (500_000, bytes(500_000))
     answer, took = raw(server, head + 8 * chunk + b"0\r\n\r\n")
-    assert b"413" in answer.splitlines()[0] and took < 8
+    assert b"413" in answer.splitlines()[0] and took < LATE_S
 
 
 @pytest.mark.parametrize("sent", [b"", b"POST /v1/tag HT", b"GET / HTTP/1.1\r\nHost: 127.0.0.1\r\nX-A: "])
 def test_a_head_that_never_ends_is_closed(server, sent):
     answer, took = raw(server, sent)
-    assert 0.4 < took < 4
+    assert 0.4 < took < 8  # 10 by default
     assert not answer or b"408" in answer.splitlines()[0]
 
 
@@ -137,16 +161,16 @@ def test_a_head_that_drips_is_closed(server):
     since = time.monotonic()
     with socket.create_connection(("127.0.0.1", server.port), timeout=15) as connection, contextlib.suppress(OSError):
         connection.sendall(b"GET / HTTP/1.1\r\n")
-        while time.monotonic() - since < 10:
+        while time.monotonic() - since < 9:
             connection.sendall(b"X: y\r\n")
             time.sleep(0.1)
-    assert time.monotonic() - since < 5
+    assert time.monotonic() - since < 8  # 10 by default
 
 
 def test_a_second_head_on_the_same_connection_that_never_ends_is_closed(server):
     one = f"GET /livez HTTP/1.1\r\nHost: {server.host}\r\n\r\n".encode()
     answer, took = raw(server, one + b"GET /livez HTTP/1.1\r\nHo")
-    assert answer.startswith(b"HTTP/1.1 200") and took < 4
+    assert answer.startswith(b"HTTP/1.1 200") and took < 8
 
 
 def test_an_idle_connection_is_closed(server):
@@ -157,7 +181,7 @@ def test_an_idle_connection_is_closed(server):
 @pytest.mark.parametrize("line", [b"X: " + b"a" * 70_000, b"\r\n".join(b"X%d: y" % i for i in range(9_000))])
 def test_a_head_that_is_too_large_is_refused(server, line):
     answer, took = raw(server, b"GET / HTTP/1.1\r\nHost: 127.0.0.1\r\n" + line + b"\r\n\r\n")
-    assert took < 5 and (not answer or answer.split()[1] in (b"400", b"431"))
+    assert took < 8 and (not answer or answer.split()[1] in (b"400", b"431"))
     alive(server)
 
 
@@ -166,13 +190,13 @@ def test_a_head_that_is_too_large_is_refused(server, line):
 )
 def test_what_is_no_http_is_refused(server, sent):
     answer, took = raw(server, sent)
-    assert took < 5 and (not answer or b" 4" in answer.splitlines()[0])
+    assert took < 8 and (not answer or b" 4" in answer.splitlines()[0])
 
 
 def test_a_body_that_stalls_gets_408(server):
     head = f"POST /v1/tag HTTP/1.1\r\nHost: {server.host}\r\nContent-Length: 100000\r\n\r\n".encode()
     answer, took = raw(server, head + b"RIFF")
-    assert b"408" in answer.splitlines()[0] and 0.5 < took < 8
+    assert b"408" in answer.splitlines()[0] and 0.5 < took < LATE_S
 
 
 def test_a_body_that_drips_gets_408(server):
@@ -189,7 +213,7 @@ def test_a_body_that_drips_gets_408(server):
         threading.Thread(target=drip, daemon=True).start()
         answer = connection.recv(65536)
         stop.set()
-    assert b"408" in answer.splitlines()[0] and time.monotonic() - since < 8
+    assert b"408" in answer.splitlines()[0] and time.monotonic() - since < LATE_S
 
 
 def test_a_form_that_stalls_gets_408(server):
@@ -199,12 +223,12 @@ def test_a_form_that_stalls_gets_408(server):
         '--x\r\nContent-Disposition: form-data; name="file"; filename="a.wav"\r\n\r\nRIFF'
     )
     answer, took = raw(server, head.encode())
-    assert b"408" in answer.splitlines()[0] and took < 8
+    assert b"408" in answer.splitlines()[0] and took < LATE_S
 
 
 def test_an_answer_that_is_never_read_is_given_up(server):
     """A client that asks for much, reads nothing and stays must not hold a connection for ever."""
-    before = int(server.get("/metrics").decode().split("\naudiotag_requests_in_hand ")[1].split(".")[0])
+    assert in_time(lambda: metric(server, "requests_in_hand") == 0)
     connection = socket.socket()
     connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
     connection.connect(("127.0.0.1", server.port))
@@ -217,14 +241,14 @@ def test_an_answer_that_is_never_read_is_given_up(server):
             time.sleep(0.05)
         pytest.fail("the connection is still open")
     alive(server)
-    assert before == 0
+    assert in_time(lambda: metric(server, "requests_in_hand") == 0)
 
 
 def test_many_idle_connections_leave_the_service_usable(server):
     held = [socket.create_connection(("127.0.0.1", server.port)) for _ in range(80)]
     try:
-        time.sleep(1.2)  # those beyond the limit are closed at once, the others when their head does not come
-        alive(server)
+        # Those beyond the limit are closed at once, the others when their head does not come.
+        assert in_time(lambda: answers(server), LATE_S)
     finally:
         for connection in held:
             connection.close()
@@ -442,55 +466,55 @@ def test_a_name_behind_a_proxy_is_known_where_it_was_given(locked):
 # -- clients that go, and a service that stops ----------------------------------------------------------------
 
 
-def test_a_client_that_goes_away_stops_costing():
-    with serving({}, slow=True) as server:
-        long = wav(np.zeros(RATE * 400, np.int16))  # 40 windows, 8 s of work
-        head = f"POST /v1/tag HTTP/1.1\r\nHost: {server.host}\r\nContent-Length: {len(long)}\r\n\r\n".encode()
-        with socket.create_connection(("127.0.0.1", server.port)) as connection:
-            connection.sendall(head + long)
-            time.sleep(3 * SLOW_S)
-        time.sleep(1.0)
+@pytest.fixture(scope="module")
+def slow():
+    with serving({"grace_s": 20}, slow=True) as running:
+        yield running
 
-        def windows():
-            return float(server.get("/metrics").decode().split("\naudiotag_windows_total ")[1].split()[0])
 
-        first = windows()
-        time.sleep(4 * SLOW_S)
-        assert windows() == first < 30
-        metrics = server.get("/metrics").decode()
-        assert "\naudiotag_cancelled_total 1.0" in metrics and "audiotag_requests_in_hand 0.0" in metrics
-        assert "audiotag_held_bytes 0.0" in metrics
+def test_a_client_that_goes_away_stops_costing(slow):
+    long = wav(np.zeros(RATE * 400, np.int16))  # 40 windows, 8 s of work
+    head = f"POST /v1/tag HTTP/1.1\r\nHost: {slow.host}\r\nContent-Length: {len(long)}\r\n\r\n".encode()
+    with socket.create_connection(("127.0.0.1", slow.port)) as connection:
+        connection.sendall(head + long)
+        assert in_time(lambda: metric(slow, "windows_total") > 0)
+    assert in_time(lambda: metric(slow, "cancelled_total") == 1 and metric(slow, "requests_in_hand") == 0)
+    time.sleep(2 * SLOW_S)  # a run that was under way
+    first = metric(slow, "windows_total")
+    time.sleep(3 * SLOW_S)
+    assert metric(slow, "windows_total") == first < 30
+    assert metric(slow, "held_bytes") == 0
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="no SIGTERM there")
-def test_sigterm_finishes_what_there_is_and_refuses_what_is_new():
-    with serving({"grace_s": 20}, slow=True) as server:
-        long = wav(sound(100))
-        answers = []
-        asking = threading.Thread(
-            target=lambda: answers.append(httpx.post(server.url + "/v1/tag", content=long, timeout=30))
-        )
-        asking.start()
-        with websockets.connect(f"ws://{server.host}/v1/stream") as ws:
-            ws.send(json.dumps({"type": "start", "sample_rate": 16_000}))
-            assert json.loads(ws.recv(5))["type"] == "ready"
-            ws.send(np.round(sound(3)[::2] * 20_000).astype("<i2").tobytes())
-            time.sleep(2 * SLOW_S)
-            server.process.send_signal(signal.SIGTERM)
-            time.sleep(SLOW_S)
-            refused = httpx.post(server.url + "/v1/tag", content=b"x")
-            assert refused.status_code == 503 and refused.headers["retry-after"]
-            assert httpx.get(server.url + "/readyz").json() == {"status": "draining"}
-            assert httpx.get(server.url + "/livez").status_code == 200
-            messages = []
-            with contextlib.suppress(websockets_closed()):
-                while True:
-                    messages.append(json.loads(ws.recv(10)))
-        assert messages[-1] == {"type": "done", "reason": "stopping", "position_s": 3.0}
-        assert [m["end_s"] for m in messages if m["type"] == "scores"] == [1.0, 2.0, 3.0]
-        asking.join(20)
-        assert answers[0].status_code == 200 and answers[0].json()["duration_s"] == 100
-        assert server.process.wait(15) in (0, -signal.SIGTERM)
+def test_sigterm_finishes_what_there_is_and_refuses_what_is_new(slow):  # the last that needs `slow`
+    server = slow
+    long = wav(sound(100))
+    answers = []
+    asking = threading.Thread(
+        target=lambda: answers.append(httpx.post(server.url + "/v1/tag", content=long, timeout=30))
+    )
+    asking.start()
+    with websockets.connect(f"ws://{server.host}/v1/stream") as ws:
+        ws.send(json.dumps({"type": "start", "sample_rate": 16_000}))
+        assert json.loads(ws.recv(5))["type"] == "ready"
+        ws.send(np.round(sound(3)[::2] * 20_000).astype("<i2").tobytes())
+        time.sleep(2 * SLOW_S)
+        server.process.send_signal(signal.SIGTERM)
+        time.sleep(SLOW_S)
+        refused = httpx.post(server.url + "/v1/tag", content=b"x")
+        assert refused.status_code == 503 and refused.headers["retry-after"]
+        assert httpx.get(server.url + "/readyz").json() == {"status": "draining"}
+        assert httpx.get(server.url + "/livez").status_code == 200
+        messages = []
+        with contextlib.suppress(websockets_closed()):
+            while True:
+                messages.append(json.loads(ws.recv(10)))
+    assert messages[-1] == {"type": "done", "reason": "stopping", "position_s": 3.0}
+    assert [m["end_s"] for m in messages if m["type"] == "scores"] == [1.0, 2.0, 3.0]
+    asking.join(20)
+    assert answers[0].status_code == 200 and answers[0].json()["duration_s"] == 100
+    assert server.process.wait(15) in (0, -signal.SIGTERM)
 
 
 def websockets_closed():

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from audiotag import AudioError, Tagger
+from audiotag import AudioError, CheckpointError, Tagger
 
 from .tiny import RATE, sound, tiny_checkpoint
 
@@ -309,6 +309,17 @@ def test_a_decoder_that_fails_or_hangs_leaves_the_others(checkpoint, started, mo
     hang.set()
     with pytest.raises(AudioError):
         strange.done.result(5)
+
+
+def test_weights_that_overflow_are_the_recordings_error(checkpoint, started):
+    slow = Slow(checkpoint, seconds=0)
+    run = slow.tagger.engine.scores
+    slow.tagger.engine.scores = lambda logmel: run(logmel) * np.float32("nan")
+    worker = started(slow)
+    one = recording(wav(3), worker.limits)
+    worker.submit(one)
+    with pytest.raises(CheckpointError, match="overflow"):
+        one.done.result(10)
 
 
 def test_a_run_that_takes_for_ever_is_seen(checkpoint, started):

@@ -255,6 +255,8 @@ class LabelSet(Sequence[Label]):
         """
         import numpy as np
 
+        if include is None and exclude is None:
+            return np.arange(len(self), dtype=np.int64)
         kept = set(range(len(self))) if include is None else self._indices(include, "include")
         if exclude is not None:
             kept -= self._indices(exclude, "exclude")

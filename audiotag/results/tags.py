@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -24,7 +24,7 @@ class Tag:
 
     def to_dict(self) -> dict[str, Any]:
         """Return a plain JSON-ready dictionary."""
-        return asdict(self)
+        return dict(vars(self))
 
 
 def top_tags(

@@ -13,9 +13,11 @@ _NUMBER = {"type": "number"}
 _PROBLEMS = {
     "400": "malformed",
     "401": "the token is missing or wrong",
+    "403": "a page of another origin asks",
     "408": "the body came too slowly",
     "413": "larger or longer than is taken",
     "415": "no audio that can be decoded here",
+    "421": "a name the service is not called by",
     "422": "an option out of range, or damaged audio",
     "429": "too much is waiting; Retry-After says when to come again",
     "503": "loading, stopping or stuck; Retry-After says when to come again",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import io
 from collections.abc import AsyncGenerator
 from typing import TYPE_CHECKING, Any
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 NDJSON = "application/x-ndjson"
 CONTENT_TYPES = {"csv": "text/csv; charset=utf-8", "webvtt": "text/vtt; charset=utf-8"}
 PROGRESS_EVERY_S = 0.25
+KEPT_TASKS = 64
 
 
 def json_response(plain: Any, status: int = 200, headers: dict[str, str] | None = None) -> Response:
@@ -40,18 +42,22 @@ def json_response(plain: Any, status: int = 200, headers: dict[str, str] | None 
 
 
 def endpoint(known: tuple[opts.Option, ...], make_task: Any) -> Any:
+    @functools.lru_cache(KEPT_TASKS)  # most clients ask the same again and again
+    def task_of(tagger: Tagger, pairs: tuple[tuple[str, str], ...]) -> tasks.Task:
+        return make_task(tagger, opts.parse(pairs, known))
+
     async def handle(request: Request) -> Response:
         service: Service = request.app.state.service
-        pairs = request.query_params.multi_items()
+        pairs = tuple(request.query_params.multi_items())
         with contextlib.ExitStack() as stack:
             stack.enter_context(service.counted())
-            make_task(service.tagger(), opts.parse(pairs, known))  # before a large body is read
+            task_of(service.tagger(), pairs)  # before a large body is read
             reader = BodyReader(request, service.limits, service.store)
             stack.callback(lambda: _release(service, reader))
             body = await read_body(request, service.limits, reader)
             stack.callback(body.close)
             tagger = service.tagger()
-            task = make_task(tagger, opts.parse([*pairs, *body.fields], known))
+            task = task_of(tagger, (*pairs, *body.fields))
             job = Job(service, tagger, task, body, request)
             if task.kind == "analysis" or _accepts(request, NDJSON):
                 if task.format != "json":

@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Callable, Generator
 from concurrent.futures import Future
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -20,7 +20,7 @@ from ..inference.sources import Begun, Ended
 from ..live.stream import Stream, StreamWindow
 from .limits import Limits, bounded_blocks
 
-STEP_S = 0.01  # a decoder goes on to the next recording after this long
+STEP_S = 0.005  # a decoder goes on to the next recording after this long
 AHEAD = 8  # windows of a recording that wait for the network at most
 LEAST_BYTES_PER_S = 4000  # 32 kbit/s, to guess a length from a size
 HEAD_START_S = 2.0  # how far ahead of the clock a stream may be and still be live
@@ -28,6 +28,13 @@ HEAD_START_S = 2.0  # how far ahead of the clock a stream may be and still be li
 
 class CancelledWork(Exception):
     """Raised in place of an analysis that nobody waits for any more."""
+
+
+class Prepared(NamedTuple):
+    """A window that waits for the network, and what the network is shown of it."""
+
+    window: Window
+    shown: Shown
 
 
 @dataclass(frozen=True)
@@ -89,7 +96,7 @@ class Recording:
         self.begun = False
         self.cancelled = False
         # The rest is the worker's, under its lock.
-        self.waiting: deque[Window] = deque()
+        self.waiting: deque[Prepared] = deque()
         self.decoding = self.ended = False
         self.error: AudiotagError | None = None
         self.prepare: Callable[[Window], Shown] | None = None
@@ -114,13 +121,15 @@ class Recording:
             yield from cut_windows(bounded_blocks(stream, self.limits), self.window, self.hop)
             self.analysis.ended = Ended(tuple(stream.warnings))
 
-    def step(self) -> tuple[list[Window], bool]:
+    def step(self) -> tuple[list[Prepared], bool]:
         """Decode for a little while; returns the windows that came of it, and whether that was the end."""
-        found: list[Window] = []
+        assert self.prepare is not None
+        found: list[Prepared] = []
         since = time.perf_counter()
         try:
             while len(found) < AHEAD and time.perf_counter() - since < STEP_S and not self.cancelled:
-                found.append(next(self._windows))
+                window = next(self._windows)
+                found.append(Prepared(window, self.prepare(window)))
             if not self.cancelled:
                 return found, False
         except StopIteration:

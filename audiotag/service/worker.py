@@ -19,18 +19,18 @@ import numpy as np
 
 from ..errors import AudiotagError
 from ..frontend.windows import Window
-from ..inference.frames import Frames
+from ..inference.frames import Frames, Shown
 from .limits import Limits
 from .picture import on_host
 from .problems import Problem
 from .turns import Turns
-from .work import AHEAD, CancelledWork, Feed, Recording
+from .work import AHEAD, CancelledWork, Feed, Prepared, Recording
 
 if TYPE_CHECKING:
     from ..tagger import Tagger
 
 DECODERS = 4  # threads; one that hangs in a strange file leaves the others
-BATCH_S = 0.02  # how long a run may take that is for one recording alone
+BATCH_S = 0.01  # how long a run may take that is for one recording alone
 TURN_S = 0.05  # how long the network waits for a decoder's turn to end
 FIRST_SPEED = 50.0  # seconds of audio a second, until it is measured
 _log = logging.getLogger(__name__)
@@ -175,6 +175,7 @@ class Worker:
         turns = self._turns
         mine = turns is not None and turns.acquire(TURN_S)
         try:
+            recording.prepare = recording.prepare or self._preparer(recording)
             found, ended = recording.step()
         except BaseException as error:  # nothing of it may be lost in a pool's future
             _log.exception("decoding failed")
@@ -190,6 +191,14 @@ class Worker:
             elif not recording.cancelled:
                 recording.waiting.extend(found)
             self._changed.notify_all()
+
+    def _preparer(self, recording: Recording) -> Callable[[Window], Shown]:
+        """What a decoder makes of a recording's windows; on a CPU log-mel, in the turn in which they were decoded."""
+        frames = Frames(self._engine.runtime, self._engine.config, recording.window, recording.hop)
+        prepare = frames.recording()
+        if self._turns is None:  # an accelerator gets a batch at once
+            return prepare
+        return lambda window: frames.join([prepare(window)])
 
     # -- the network's thread ----------------------------------------------------------------------------------
 
@@ -240,7 +249,7 @@ class Worker:
         with self._changed:
             return any(feed.pending and feed.is_live for feed in self._feeds)
 
-    def _next(self) -> Feed | list[tuple[Recording, Window]] | None:
+    def _next(self) -> Feed | list[tuple[Recording, Prepared]] | None:
         """A live stream's audio, else the next window of each recording in turn; under the lock."""
         for _ in range(len(self._feeds)):
             feed = self._feeds[0]
@@ -257,9 +266,9 @@ class Worker:
         self._streams_turn = True
         return self._next_batch() or ahead
 
-    def _next_batch(self) -> list[tuple[Recording, Window]]:
+    def _next_batch(self) -> list[tuple[Recording, Prepared]]:
         """Windows that wait, of each recording in turn, that one run of the network can take."""
-        batch: list[tuple[Recording, Window]] = []
+        batch: list[tuple[Recording, Prepared]] = []
         size = self._engine.runtime.default_batch
         rounds = 1
         if len(self._recordings) == 1:  # several of its windows, but not for so long that somebody new would wait
@@ -294,29 +303,30 @@ class Worker:
             return True
         if recording.cancelled or recording.decoding or not recording.ended or recording.waiting:
             return False
-        if recording.error is not None:
-            recording.done.set_exception(recording.error)
+        error = recording.error or recording.analysis.failed
+        if error is not None:
+            recording.done.set_exception(error)
         else:
             recording.done.set_result(recording.analysis)
         return True
 
-    def _run_batch(self, batch: list[tuple[Recording, Window]]) -> None:
+    def _run_batch(self, batch: list[tuple[Recording, Prepared]]) -> None:
         since = time.perf_counter()
         first = batch[0][0]
-        frames = Frames(self._engine.runtime, self._engine.config, first.window, first.hop)
         seconds = 0.0
         try:
-            shown = []
-            for recording, window in batch:
-                if recording.prepare is None:
-                    recording.prepare = frames.recording()
-                shown.append(recording.prepare(window))
-            logmel = frames.join(shown)
+            shown = [prepared.shown for _, prepared in batch]
+            if self._turns is None:
+                frames = Frames(self._engine.runtime, self._engine.config, first.window, first.hop)
+                logmel = frames.join(shown)
+            else:
+                logmel = self._engine.runtime.concatenate(shown, 0)
             layers = first.layers
             rows = self._engine.scores(logmel) if layers is None else self._engine.features(logmel, layers)
-            for i, (recording, window) in enumerate(batch):
+            for i, (recording, prepared) in enumerate(batch):
+                recording.analysis.failed = recording.analysis.failed or self._engine.overflow(rows[i])
                 seconds -= recording.analysis.duration_s
-                recording.add(window, rows[i], on_host(logmel[i]) if recording.keep else None)
+                recording.add(prepared.window, rows[i], on_host(logmel[i]) if recording.keep else None)
                 seconds += recording.analysis.duration_s
         except Exception as error:  # a failure of the network is the request's, not the service's
             _log.exception("the network failed")
