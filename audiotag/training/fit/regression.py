@@ -8,6 +8,7 @@ features need fewer iterations, and which shrinkage serves best differs between 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -15,7 +16,7 @@ import numpy as np
 
 from ...inference.head import activate
 from ...results.embeddings import MID_LAYERS
-from .calibrate import Calibration, clip_max, fit_platt, fit_temperature
+from .calibrate import Calibration, clip_max, fit_platt, fit_temperature, fit_thresholds
 from .features import Features
 from .linear import Linear, Standard, fit_logistic
 from .splits import Folds
@@ -206,3 +207,30 @@ def log_loss(problem: Problem, logits: np.ndarray, windows: np.ndarray) -> float
     known = ~np.isnan(targets)
     p = np.clip(scores[known], 1e-7, 1 - 1e-7)
     return float(-(targets[known] * np.log(p) + (1 - targets[known]) * np.log(1 - p)).mean())
+
+
+def cross_fitted(
+    problem: Problem, logits: np.ndarray, windows: np.ndarray, folds: Sequence[int]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Give scores and thresholds (clips, labels) of held-out logits, calibrated on the other parts; nan elsewhere.
+
+    The parts are folds; where there is one fold only, two halves of its groups.
+    """
+    clip = problem.features.clip[windows]
+    if len(folds) > 1:
+        part = problem.folds.index[clip]
+    else:
+        groups = np.unique(problem.folds.group[clip])
+        part = np.isin(problem.folds.group[clip], groups[::2]).astype(np.int64)
+    scores = np.full(problem.targets.shape, np.nan)
+    judged = np.full(problem.targets.shape, np.nan)
+    for one in np.unique(part):
+        mine, others = part == one, part != one
+        if not others.any():
+            others = mine
+        calibration = calibrate(problem, logits[others], windows[others])
+        here = np.unique(clip[mine])
+        scores[here] = clip_scores(problem, calibration(logits[mine]), windows[mine])[here]
+        theirs = clip_scores(problem, calibration(logits[others]), windows[others])
+        judged[here] = fit_thresholds(theirs, problem.targets)[0]
+    return scores, judged

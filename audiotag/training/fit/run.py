@@ -19,10 +19,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ...checkpoints.save import save_checkpoint
-from ...errors import CheckpointError, InvalidInputError, MissingDependencyError
+from ...errors import InvalidInputError, MissingDependencyError
 from ...files import read_json, whole_folder, write_json
 from ...inference.head import BIAS, WEIGHT
-from .candidates import better, probe_candidate, scores_of, tuned_candidate
+from .candidates import better, probe_candidate, tuned_candidate
 from .clips import Dataset
 from .data import check_unreadable, read_data
 from .features import Features, embed_clips, network_digest
@@ -31,6 +31,7 @@ from .probe import fit_probe
 from .problems import Problems
 from .regression import Problem
 from .report import write_report
+from .saved import check_saved
 from .splits import Folds, describe_data, make_folds
 
 if TYPE_CHECKING:
@@ -40,8 +41,6 @@ log = logging.getLogger(__name__)
 
 METHODS = ("auto", "probe", "finetune")
 PARTIAL, RUN_FILE = ".partial", "run.json"
-CHECKED_CLIPS = 16  # of which the saved folder must give the trained model's scores
-TOLERANCE = 1e-3  # of a score, between the saved checkpoint on audio and the head on kept embeddings
 LATER = (
     "scipy.linalg",
     "scipy.optimize",
@@ -389,26 +388,3 @@ def _claim(work: Path, told: dict[str, Any], *, resume: bool) -> None:
         shutil.rmtree(work)
     work.mkdir(parents=True)
     write_json(work / RUN_FILE, told)
-
-
-def check_saved(folder: Path, expected: Callable[[int], np.ndarray], dataset: Dataset, device: str | None) -> None:
-    """Load a checkpoint folder and compare its scores, from audio, with the trained model's.
-
-    Raises
-    ------
-    CheckpointError
-        They differ.
-    """
-    from ...tagger import Tagger
-
-    tagger = Tagger.from_pretrained(folder, device=device)
-    picks = np.unique(np.linspace(0, len(dataset.clips) - 1, CHECKED_CLIPS).astype(int))
-    for i in picks.tolist():
-        wanted = expected(i)
-        got = scores_of(tagger, [dataset.clips[i]])[0, -len(wanted) :]
-        worst = float(np.abs(got - wanted).max())
-        if not worst <= TOLERANCE:
-            raise CheckpointError(
-                f"{dataset.clips[i].name}: the saved checkpoint scores {worst:.2g} off the trained model, more than "
-                f"{TOLERANCE:g}; nothing was kept. Please report this"
-            )

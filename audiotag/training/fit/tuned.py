@@ -22,7 +22,7 @@ from .features import clip_sources
 from .finetune import EPOCHS, Job, Recipe, Student, Trainer, default_batch, default_rate, evaluated_at
 from .linear import Linear, Standard
 from .probe import Probe
-from .regression import Model, Problem, Setting, calibrate, clip_scores, log_loss, train
+from .regression import Model, Problem, Setting, calibrate, clip_scores, cross_fitted, log_loss, train
 from .waveforms import Waveforms
 
 if TYPE_CHECKING:
@@ -376,33 +376,6 @@ def restandardised(problem: Problem, model: Model, clips: np.ndarray) -> tuple[S
     standard = Standard.of(rows)
     weight = model.linear.weight * standard.scale[:, None]
     return standard, Linear(weight, model.linear.bias + standard.mean @ model.linear.weight)
-
-
-def cross_fitted(
-    problem: Problem, logits: np.ndarray, windows: np.ndarray, folds: Sequence[int]
-) -> tuple[np.ndarray, np.ndarray]:
-    """Scores and thresholds (clips, labels) of held-out logits, calibrated on the other parts; nan elsewhere.
-
-    The parts are folds; where there is one fold only, two halves of its groups.
-    """
-    clip = problem.features.clip[windows]
-    if len(folds) > 1:
-        part = problem.folds.index[clip]
-    else:
-        groups = np.unique(problem.folds.group[clip])
-        part = np.isin(problem.folds.group[clip], groups[::2]).astype(np.int64)
-    scores = np.full(problem.targets.shape, np.nan)
-    judged = np.full(problem.targets.shape, np.nan)
-    for one in np.unique(part):
-        mine, others = part == one, part != one
-        if not others.any():
-            others = mine
-        calibration = calibrate(problem, logits[others], windows[others])
-        here = np.unique(clip[mine])
-        scores[here] = clip_scores(problem, calibration(logits[mine]), windows[mine])[here]
-        theirs = clip_scores(problem, calibration(logits[others]), windows[others])
-        judged[here] = fit_thresholds(theirs, problem.targets)[0]
-    return scores, judged
 
 
 def fingerprint(dataset: Dataset, problem: Problem, base_digest: str, **options: Any) -> dict[str, Any]:
