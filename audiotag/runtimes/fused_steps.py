@@ -1,7 +1,7 @@
 """Convolutions of feature maps that lie as rows, (B, F, T, C) in memory: the steps of `audiotag.runtimes.fused`.
 
 A 1x1 convolution of such a map is one matrix product; a depthwise convolution takes the same memory as a channels-last
-image. Both want their weights laid out in a certain way: `for_rows` and `for_channels_last`.
+image.
 """
 
 from __future__ import annotations
@@ -22,25 +22,6 @@ def folded(norm: Any) -> tuple[Tensor, Tensor]:
     return scale, norm.bias.float() - norm.running_mean.float() * scale
 
 
-def for_rows(weight: Tensor) -> Tensor:
-    """Lay a linear layer's weight (E, C) out as (C, E): with few rows, several times faster to read."""
-    return weight.t().contiguous().t()
-
-
-def columns(weight: Tensor) -> Tensor:
-    """Return a linear layer's weight as (inputs, outputs), contiguous."""
-    return weight.t().contiguous()
-
-
-def for_channels_last(weight: Tensor) -> Tensor:
-    """Give depthwise kernels (E, 1, k, k) strides that say channels-last.
-
-    Torch takes a kernel with one input channel for NCHW, and then transposes the map.
-    """
-    channels, _, k, _ = weight.shape
-    return weight.contiguous().as_strided((channels, 1, k, k), (k * k, 1, k, 1))
-
-
 def activate(x: Tensor, act: str) -> Tensor:
     """Activate `x` in place and return it."""
     if act == "relu":
@@ -50,28 +31,24 @@ def activate(x: Tensor, act: str) -> Tensor:
     return F.hardswish(x, inplace=True) if act == "hswish" else x
 
 
-def pointwise(x: Tensor, weight: Tensor, bias: Tensor, act: str = "") -> Tensor:
-    """Convolve contiguous rows (..., C) 1x1 by `weight` (E, C), which lies `for_rows`, then the activation.
+def product(x: Tensor, weight: Tensor, bias: Tensor, act: str = "") -> Tensor:
+    """Compute x W + b of contiguous rows (..., C) and contiguous W (C, E), then the activation.
 
     oneDNN's product takes half the time of the plain one and activates on the way, but starts slowly.
     """
     rows = x.numel() // x.shape[-1]
     if rows * weight.numel() > ONEDNN_MIN_PRODUCTS and rows > ONEDNN_MIN_ROWS and _uses_onednn(x):
         return _onednn_linear(x, weight, bias, act)
-    return activate(F.linear(x, weight, bias), act)
+    return activate(F.linear(x, weight.t(), bias), act)
 
 
 def depthwise(x: Tensor, weight: Tensor, bias: Tensor, stride: int) -> Tensor:
-    """Convolve (B, F, T, E or 1) by one kernel per channel, `for_channels_last`, giving (B, F', T', E)."""
-    y = F.conv2d(x.permute(0, 3, 1, 2), weight, bias, stride, weight.shape[2] // 2, groups=x.shape[3])
+    """Convolve (B, F, T, E or 1) by one kernel per channel, contiguous (E, 1, k, k), giving (B, F', T', E)."""
+    channels, _, k, _ = weight.shape
+    # Strides that say channels-last: torch takes a kernel with one input channel for NCHW, and then transposes the map.
+    weight = weight.view(channels, k, k, 1).permute(0, 3, 1, 2)
+    y = F.conv2d(x.permute(0, 3, 1, 2), weight, bias, stride, k // 2, groups=x.shape[3])
     return y.permute(0, 2, 3, 1)
-
-
-def product(x: Tensor, weight: Tensor, bias: Tensor, act: str = "") -> Tensor:
-    """Compute a linear layer, x W + b with W (C, E), of few rows (n, C), then the activation."""
-    if len(x) * weight.numel() > ONEDNN_MIN_PRODUCTS and len(x) > ONEDNN_MIN_ROWS and _uses_onednn(x):
-        return _onednn_linear(x, weight.t(), bias, act)
-    return activate(torch.addmm(bias, x, weight), act)
 
 
 def _uses_onednn(x: Tensor) -> bool:
@@ -82,7 +59,7 @@ _ONEDNN_NAMES = {"": "none", "relu": "relu", "hswish": "hardswish", "sigmoid": "
 
 
 def _onednn_linear(x: Tensor, weight: Tensor, bias: Tensor, act: str) -> Tensor:
-    return torch.ops.mkldnn._linear_pointwise.default(x, weight, bias, _ONEDNN_NAMES[act], [], "")  # noqa: SLF001
+    return torch.ops.mkldnn._linear_pointwise.default(x, weight.t(), bias, _ONEDNN_NAMES[act], [], "")  # noqa: SLF001
 
 
 # What `_has_onednn` tries: an activation, rows, inputs and outputs. Few rows, odd numbers, many inputs, many rows.
@@ -98,13 +75,13 @@ def _has_onednn(dtype: torch.dtype) -> bool:
     with torch.autocast("cpu", enabled=False):  # whatever surrounds the first call
         for act, rows, inputs, outputs in _TRIED:
             x = torch.linspace(-1, 1, rows * inputs, device="cpu").sin().reshape(rows, inputs).to(dtype)
-            weight = torch.linspace(-9, 9, outputs * inputs, device="cpu").cos().reshape(outputs, inputs).to(dtype)
-            bias = weight[:, 0].contiguous()
+            weight = torch.linspace(-9, 9, inputs * outputs, device="cpu").cos().reshape(inputs, outputs).to(dtype)
+            bias = weight[0]
             try:
-                y = _onednn_linear(x, for_rows(weight), bias, act)
+                y = _onednn_linear(x, weight, bias, act)
             except (AttributeError, RuntimeError, NotImplementedError):
                 return False
-            expected = activate(F.linear(x.float(), weight.float(), bias.float()), act)
+            expected = activate(F.linear(x.float(), weight.float().t(), bias.float()), act)
             if not torch.allclose(y.float(), expected, rtol=0.02, atol=0.02):
                 return False
     return True
