@@ -397,7 +397,9 @@ def text(line: dict) -> str:
         if "page_faults" in line:
             gain = line["ms_per_window"]["torch"] / line["ms_per_window"][KEPT]
             before, after = line["page_faults"].values()
-            differ += f"  torch with freed memory kept {gain:.2f} times (page faults {before:.0f} and {after:.0f} a window)"
+            differ += (
+                f"  torch with freed memory kept {gain:.2f} times (page faults a window: {before:.0f}, {after:.0f})"
+            )
         return f"{line['what']:28s}  ms a window: {times}  {goal}{differ}"
     parts = [f"{line['what']:28s}"]
     for form in ("textbook", "matrix product", "rival", "audiotag"):

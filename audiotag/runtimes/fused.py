@@ -28,7 +28,7 @@ from ..errors import InvalidInputError
 from ..networks.dymn import DyMN, DynamicBlock
 from ..networks.mobilenet import MN, Output, SqueezeExcitation
 from ..networks.table import N_KERNELS, N_SLOPES
-from .fused_steps import activate, depthwise, folded, product
+from .fused_steps import activate, columns, depthwise, folded, product
 
 CACHED_NUMEL = 1_000_000  # numbers in feature maps that a CPU's caches hold about
 
@@ -55,11 +55,12 @@ class _Linear(_Part):
     """A linear layer, given as (outputs, inputs), with an activation."""
 
     def __init__(self, weight: Tensor, bias: Tensor, act: str = "") -> None:
-        super().__init__(weight=weight.t().contiguous(), bias=bias)
+        super().__init__(weight=columns(weight), bias=bias)
         self.act = act
 
     def forward(self, x: Tensor) -> Tensor:
-        return product(x, self.weight, self.bias, self.act)
+        tensors: Any = self._buffers
+        return product(x, tensors["weight"], tensors["bias"], self.act)
 
 
 def _pointwise(layers: Any, act: str) -> _Linear:
@@ -143,21 +144,24 @@ class _DynamicBlock(_Part):
         shifts = [conv.residuals[0].bias / conv.temperature for conv, _ in convs]
         weights.append(coef.weight.reshape(expanded, 2 * N_SLOPES, -1).transpose(0, 1).flatten(0, 1) / 2)
         shifts.append(coef.bias.reshape(expanded, 2 * N_SLOPES).t().flatten() / 2)
+        scale, shift = folded(context.joint_norm)
+        pooled = 3 if context.stride > 1 else 1  # positions whose mean a gate is of; `_pooled` sums them
         super().__init__(
             **{f"bank_{i}": bank for i, bank in enumerate(banks)},
             depth_bias=biases[0],
             project_bias=biases[1],
             expand_bias=biases[-1],
+            context_weight=columns(context.joint_conv.weight.flatten(1) * scale[:, None]),
+            context_bias=shift,
+            gate_f_weight=columns(context.conv_f.weight.flatten(1) / pooled),
+            gate_f_bias=context.conv_f.bias,
+            gate_t_weight=columns(context.conv_t.weight.flatten(1) / pooled),
+            gate_t_bias=context.conv_t.bias,
+            heads_weight=columns(torch.cat(weights)),
+            heads_bias=torch.cat(shifts),
             lambdas=block.depth_act.lambdas.view(2 * N_SLOPES, 1, 1, 1),
             initial=block.depth_act.init_v.view(2 * N_SLOPES, 1, 1, 1),
         )
-        scale, shift = folded(context.joint_norm)
-        self.context = _Linear(context.joint_conv.weight.flatten(1) * scale[:, None], shift, "hswish")
-        pooled = 3 if context.stride > 1 else 1  # positions whose mean a gate is of; `_pooled` sums them
-        conv_f, conv_t = context.conv_f, context.conv_t
-        self.gate_f = _Linear(conv_f.weight.flatten(1) / pooled, conv_f.bias, "sigmoid")
-        self.gate_t = _Linear(conv_t.weight.flatten(1) / pooled, conv_t.bias, "sigmoid")
-        self.heads = _Linear(torch.cat(weights), torch.cat(shifts))
         self.residual, self.stride = block.residual, context.stride
         self.expanded, self.n_convs = expanded, len(convs)
         self.kernel = block.depth_conv.shape[-1]
@@ -165,17 +169,22 @@ class _DynamicBlock(_Part):
 
     def forward(self, x: Tensor) -> Tensor:
         batch, freq, time, channels = x.shape
+        tensors: Any = self._buffers  # an attribute of a module is slow to look up
         g = torch.cat((x.mean(2), x.mean(1)), 1).view(-1, channels)
-        g = self.context(g).view(batch, freq + time, -1)
-        gate_f = self.gate_f(self._pooled(g[:, :freq])).view(batch, -1, 1, self.expanded)
-        gate_t = self.gate_t(self._pooled(g[:, freq:])).view(batch, 1, -1, self.expanded)
+        g = product(g, tensors["context_weight"], tensors["context_bias"], "hswish").view(batch, freq + time, -1)
+        gate_f, gate_t = (
+            product(self._pooled(part), tensors[f"{name}_weight"], tensors[f"{name}_bias"], "sigmoid")
+            for part, name in ((g[:, :freq], "gate_f"), (g[:, freq:], "gate_t"))
+        )  # (B F', E), (B T', E)
 
         n_logits = self.n_convs * N_KERNELS
-        heads = self.heads(g.mean(1))  # (B, nK + 2M E)
+        heads = product(g.mean(1), tensors["heads_weight"], tensors["heads_bias"])  # (B, nK + 2M E)
         attention = heads[:, :n_logits].view(batch, -1, N_KERNELS).softmax(2)
-        kernels = [attention[:, i] @ self._buffers[f"bank_{i}"] for i in range(self.n_convs)]  # each (B, its numbers)
+        kernels = [attention[:, i] @ tensors[f"bank_{i}"] for i in range(self.n_convs)]  # each (B, its numbers)
         theta = heads[:, n_logits:].view(batch, 2 * N_SLOPES, 1, 1, -1).tanh()
-        lines = torch.addcmul(self.initial, theta, self.lambdas) * gate_f[:, None]  # (B, 2M, F', 1, E)
+        lines = torch.addcmul(tensors["initial"], theta, tensors["lambdas"])
+        lines = lines * gate_f.view(batch, 1, -1, 1, self.expanded)  # (B, 2M, F', 1, E)
+        gate_t = gate_t.view(batch, 1, -1, self.expanded)
         if batch == 1 or not _sample_by_sample(x):
             return self._map(x, lines, gate_t, *kernels)
         samples = zip(*(part.split(1) for part in (x, lines, gate_t, *kernels)), strict=True)
@@ -194,14 +203,15 @@ class _DynamicBlock(_Part):
         self, x: Tensor, lines: Tensor, gate: Tensor, depth: Tensor, project: Tensor, expand: Tensor | None = None
     ) -> Tensor:
         """Turn the feature maps (b, F, T, C) of b samples into (b, F', T', C') by their kernels, each (b, n)."""
-        y = x if expand is None else self._pointwise(x, expand, self.expand_bias, self.act)
-        y = self._depthwise(y, depth, self.depth_bias)
+        tensors: Any = self._buffers
+        y = x if expand is None else self._pointwise(x, expand, tensors["expand_bias"], self.act)
+        y = self._depthwise(y, depth, tensors["depth_bias"])
         slope_1, slope_2, intercept_1, intercept_2 = lines.unbind(1)
         other = torch.addcmul(intercept_2, slope_2, y)
         y = torch.addcmul(intercept_1, slope_1, y, out=y)
         y = torch.maximum(y, other, out=y).mul_(gate)
         del other  # its memory, still in the caches, is free for the product's result
-        y = self._pointwise(y, project, self.project_bias)
+        y = self._pointwise(y, project, tensors["project_bias"])
         return y.add_(x) if self.residual else y
 
     def _pointwise(self, x: Tensor, kernels: Tensor, bias: Tensor, act: str = "") -> Tensor:

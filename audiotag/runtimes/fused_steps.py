@@ -22,6 +22,11 @@ def folded(norm: Any) -> tuple[Tensor, Tensor]:
     return scale, norm.bias.float() - norm.running_mean.float() * scale
 
 
+def columns(weight: Tensor) -> Tensor:
+    """Return a linear layer's weight as (inputs, outputs), contiguous."""
+    return weight.t().contiguous()
+
+
 def activate(x: Tensor, act: str) -> Tensor:
     """Activate `x` in place and return it."""
     if act == "relu":
