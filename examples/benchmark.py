@@ -25,6 +25,7 @@ import tempfile
 import time
 from importlib import metadata
 from importlib.util import find_spec
+from pathlib import Path
 
 import numpy as np
 import soundfile
@@ -33,7 +34,6 @@ from torch import nn
 
 import audiotag
 from audiotag.checkpoints.load import Checkpoint, build, load_checkpoint
-from audiotag.cli.memory import keep_freed_memory
 from audiotag.config import CheckpointConfig, FrontendConfig, NetworkConfig
 from audiotag.frontend.logmel import LogMel
 from audiotag.frontend.mel import LOG_FLOOR, LOG_SCALE, LOG_SHIFT, PREEMPHASIS, mel_filterbank
@@ -241,18 +241,11 @@ RUNTIME_GOALS = {  # times faster than textbook, the best runtime: one window, 1
     "mn10": (5, 5),
 }
 FORMS = ("textbook", "torch", "openvino", "onnxruntime")
-KEPT = "torch, memory kept"
 ROUNDS = 3
 
 
 def one_form(form: str, name: str, repeats: int) -> dict:
-    """Waveform to scores by one form in this process: milliseconds a window of 1 and of 16 windows, median.
-
-    "torch, memory kept" is torch with the allocator told what the command tells it.
-    """
-    if form == KEPT:
-        keep_freed_memory()
-        form = "torch"
+    """Waveform to scores by one form in this process: milliseconds a window of 1 and of 16 windows, median."""
     config, network = random_checkpoint(name)
     if form == "textbook":
 
@@ -267,12 +260,7 @@ def one_form(form: str, name: str, repeats: int) -> dict:
             return runtime.run(runtime.log_mel(clips), ("scores",))["scores"]
 
     clips = (0.1 * torch.randn(16, config.window_samples, generator=torch.Generator().manual_seed(1))).numpy()
-    for _ in range(10):  # until the allocator has settled
-        scores(clips[:1])
-    before = page_faults()
-    for _ in range(10):
-        scores(clips[:1])
-    found = {"page_faults": (page_faults() - before) / 10}
+    found = {}
     for batch in (1, 16):
         result = measure({form: lambda n=batch: scores(clips[:n])}, repeats=max(3, repeats // batch), device="cpu")[
             form
@@ -281,18 +269,9 @@ def one_form(form: str, name: str, repeats: int) -> dict:
     return found | {"scores": scores(clips[:1])[0, ::50].tolist()}
 
 
-def page_faults() -> int:
-    """Page faults of this process so far that read no disk; 0 where the system does not tell."""
-    try:
-        import resource
-    except ImportError:
-        return 0
-    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-
-
 def runtimes_rows(name: str, repeats: int) -> list[dict]:
     """Every form of a network, in processes that take turns: the medians over the rounds."""
-    found: dict = {form: [] for form in (*FORMS, KEPT) if form in ("textbook", "torch", KEPT) or find_spec(form)}
+    found: dict = {form: [] for form in FORMS if form in ("textbook", "torch") or find_spec(form)}
     for _ in range(ROUNDS):
         for form, results in found.items():
             command = [sys.executable, __file__, "--one-form", form, "--networks", name, "--repeats", str(repeats)]
@@ -300,7 +279,7 @@ def runtimes_rows(name: str, repeats: int) -> list[dict]:
     rows = []
     for i, batch in enumerate(("1", "16")):
         times = {form: statistics.median(one[batch] for one in results) for form, results in found.items()}
-        best = min((form for form in times if form not in ("textbook", KEPT)), key=times.__getitem__)
+        best = min((form for form in times if form != "textbook"), key=times.__getitem__)
         rows.append(
             {
                 "what": f"{name}, waveform, {batch} window{'s' if i else ''}",
@@ -314,9 +293,6 @@ def runtimes_rows(name: str, repeats: int) -> list[dict]:
     rows[0]["score_difference"] = max(
         abs(a - b) for results in found.values() for a, b in zip(results[0]["scores"], reference, strict=True)
     )
-    rows[0]["page_faults"] = {
-        form: statistics.median(one["page_faults"] for one in found[form]) for form in ("torch", KEPT)
-    }
     return rows
 
 
@@ -366,6 +342,53 @@ sys.exit(code)
 """
 
 
+def memory_rows(rounds: int = 3, files: int = 200) -> list[dict]:
+    """``audiotag tag`` of many 10 s files by torch, freed memory kept, as the command does, and given back: ms a file.
+
+    Processes take turns; each times two files and then all, and what is told is the difference for each further file.
+    """
+    rows = []
+    with tempfile.TemporaryDirectory() as folder:
+        for name in ("dymn04", "mn04"):
+            torch.save(random_checkpoint(name)[1].state_dict(), f"{folder}/{name}.pt")
+        noise = np.random.default_rng(0)
+        for i in range(files):
+            part = Path(folder) / ("few" if i < 2 else "many")
+            part.mkdir(exist_ok=True)
+            soundfile.write(part / f"{i}.wav", 0.1 * noise.standard_normal(320_000), 32_000)
+        for name in ("dymn04", "mn04"):
+            found: dict = {"given back": [], "kept": []}
+            for _ in range(rounds):
+                for way, results in found.items():
+                    command = [sys.executable, "-c", MEMORY, way, folder, f"{folder}/{name}.pt"]
+                    done = subprocess.run(command, check=True, capture_output=True, text=True)
+                    results.append(json.loads(done.stdout))
+            ms, faults = (
+                {way: statistics.median(one[i] for one in results) / (files - 4) for way, results in found.items()}
+                for i in (0, 1)
+            )
+            rows.append({"what": f"{name}, tag, torch", "memory_ms": ms, "page_faults": faults})
+    return rows
+
+
+# Runs the command on two files and on many, and prints the differences in milliseconds and page faults.
+MEMORY = """
+import json, resource, sys, time
+from audiotag.cli import main, memory
+way, folder, model = sys.argv[1:]
+if way == "given back":
+    memory.keep_freed_memory = lambda: False
+def measured(part):
+    start, faults = time.perf_counter(), resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    options = ["--runtime", "torch", "--device", "cpu", "--model", model]
+    assert main(["tag", f"{folder}/{part}", "-o", f"{folder}/{part}.jsonl", *options]) == 0
+    return 1000 * (time.perf_counter() - start), resource.getrusage(resource.RUSAGE_SELF).ru_minflt - faults
+measured("few")
+few, many = measured("few"), measured("many")
+print(json.dumps([b - a for a, b in zip(few, many)]))
+"""
+
+
 def machine(device: str) -> dict:
     """Where this ran."""
     cpu = platform.processor() or platform.machine()
@@ -390,17 +413,18 @@ def text(line: dict) -> str:
     if "process_ms" in line:
         shares = " and ".join(f"{share:.2f}" for share in line["of_torch"])
         return f"{line['what']:28s}  {line['process_ms']:6.0f} ms  {line['memory_mb']:5.0f} MB  ({shares} of torch's)"
+    if "memory_ms" in line:
+        back, kept = line["memory_ms"].values()
+        faults = " and ".join(f"{count:.0f}" for count in line["page_faults"].values())
+        return (
+            f"{line['what']:28s}  ms a file, freed memory given back {back:.2f}, kept {kept:.2f}: "
+            f"{back / kept:.2f} times (goal 1.3); page faults {faults}"
+        )
     if "ms_per_window" in line:
         times = "  ".join(f"{form} {ms:.2f}" for form, ms in line["ms_per_window"].items())
         verdict = "reached" if line["ratio"] >= line["runtime_goal"] else "missed"
         goal = f"{line['best']} {line['ratio']:.1f} times textbook (goal {line['runtime_goal']}: {verdict})"
         differ = f"  scores differ by {line['score_difference']:.1e}" if "score_difference" in line else ""
-        if "page_faults" in line:
-            gain = line["ms_per_window"]["torch"] / line["ms_per_window"][KEPT]
-            before, after = line["page_faults"].values()
-            differ += (
-                f"  torch with freed memory kept {gain:.2f} times (page faults a window: {before:.0f}, {after:.0f})"
-            )
         return f"{line['what']:28s}  ms a window: {times}  {goal}{differ}"
     parts = [f"{line['what']:28s}"]
     for form in ("textbook", "matrix product", "rival", "audiotag"):
@@ -426,7 +450,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=256, help="clips at once on a GPU")
     parser.add_argument("--runtimes", action="store_true", help="every runtime that is installed, and whole commands")
     parser.add_argument("--networks", nargs="+", choices=NETWORKS, help="with --runtimes: only these, no commands")
-    parser.add_argument("--one-form", choices=(*FORMS, KEPT), help=argparse.SUPPRESS)
+    parser.add_argument("--one-form", choices=FORMS, help=argparse.SUPPRESS)
     parser.add_argument("--repeats", type=int, default=25, help=argparse.SUPPRESS)
     parser.add_argument("--json", metavar="FILE", help="write everything measured there")
     args = parser.parse_args()
@@ -447,7 +471,7 @@ def main() -> None:
     repeats = 7 if args.quick else 25
     with torch.no_grad():
         if args.runtimes:
-            for line in [] if args.networks else command_rows():
+            for line in [] if args.networks else [*command_rows(), *memory_rows()]:
                 add(line)
             for name in args.networks or NETWORKS:
                 for line in runtimes_rows(name, repeats):
