@@ -123,6 +123,38 @@ def test_turns_under_contention_are_one_at_a_time():
     assert most[0] == 1 and turns.acquire(0.1)
 
 
+def test_an_outcome_is_told_before_the_next_turn_is_waited_for(checkpoint, started, monkeypatch):
+    monkeypatch.setattr("audiotag.service.worker.TURN_S", 5.0)
+    slow = Slow(checkpoint)
+    worker = started(slow)
+    had, let_go = threading.Event(), threading.Event()
+
+    def decoder():
+        assert worker._turns.acquire()
+        had.set()
+        let_go.wait(10)
+        worker._turns.release()
+
+    other = threading.Thread(target=decoder)
+    run = slow.tagger.engine.scores
+
+    def scores(logmel):  # the network has the turn, and somebody waits for it
+        other.start()
+        while not worker._turns._waiting:
+            time.sleep(0.001)
+        return run(logmel)
+
+    slow.tagger.engine.scores = scores
+    one = recording(wav(3), worker.limits)
+    worker.submit(one)
+    try:
+        assert had.wait(3)
+        one.done.result(timeout=3)
+    finally:
+        let_go.set()
+        other.join()
+
+
 # -- fairness ------------------------------------------------------------------------------------------------
 
 

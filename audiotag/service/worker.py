@@ -29,7 +29,7 @@ from .work import AHEAD, CancelledWork, Feed, Prepared, Recording
 if TYPE_CHECKING:
     from ..tagger import Tagger
 
-DECODERS = 4  # threads; one that hangs in a strange file leaves the others
+DECODERS = 8  # threads; as many clips as this can come into one batch, and one that hangs leaves the others
 BATCH_S = 0.01  # how long a run may take that is for one recording alone
 TURN_S = 0.05  # how long the network waits for a decoder's turn to end
 FIRST_SPEED = 50.0  # seconds of audio a second, until it is measured
@@ -236,6 +236,9 @@ class Worker:
         """Wait until there is something to do; false: the end."""
         with self._changed:
             while not self._stopping:
+                # What is through is told before the turn is waited for, which decoders that wait already have first:
+                # answering it, and taking what its client sends next, goes well beside them.
+                self._recordings = deque(one for one in self._recordings if not self._settle(one))
                 if any(feed.pending for feed in self._feeds) or any(one.wants_worker for one in self._recordings):
                     return True
                 self._changed.wait()
