@@ -188,12 +188,17 @@ class Outcome:
         """(clips, labels) boolean: scores at or above their thresholds."""
         return self.scores >= np.nan_to_num(self.judged, nan=np.inf)
 
+    @cached_property
     def mistakes(self) -> list[Doubt]:
-        """The worst: what was said with most confidence against the data, or missed by most."""
+        """The worst: what was said with most confidence against the data, or missed by most.
+
+        Of clips whose label is not among the `suspects`: these are listed there.
+        """
         targets, names = self.targets, self.dataset.labels
+        suspected = {doubt.clip for doubt in self.suspects}
         found = []
         for i, (target, score) in enumerate(zip(targets, self.scores, strict=True)):
-            if not np.isfinite(score).all():
+            if i in suspected or not np.isfinite(score).all():
                 continue
             if self.dataset.task == "single":
                 given = int(np.nan_to_num(target).argmax()) if np.nansum(target) > 0 else None
@@ -211,6 +216,7 @@ class Outcome:
                 found.append(Doubt(i, names[k], f"not {names[k]}", float(score[k]), float(1 - score[k])))
         return sorted(found, key=lambda d: -d.margin)[:SHOWN_MISTAKES]
 
+    @cached_property
     def suspects(self) -> list[Doubt]:
         """Labels that may be wrong, by confident learning (Northcutt et al., arXiv 1911.00068).
 

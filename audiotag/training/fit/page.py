@@ -79,7 +79,7 @@ for (const button of document.querySelectorAll("th button")) button.onclick = ()
 def report_page(outcome: Outcome, pictures: Mapping[str, bytes], sounds: Mapping[int, str]) -> str:
     """The whole page, which loads nothing; `sounds` are those of `page_sounds`."""
     metrics, name = outcome.metrics, outcome.metrics["checkpoint"]
-    mistakes, suspects = outcome.mistakes(), outcome.suspects()
+    mistakes, suspects = outcome.mistakes, outcome.suspects
     parts = [
         f"<h1>{_text(name)}</h1>",
         f"<p class=soft>{_text(_what(outcome))}</p>",
@@ -92,7 +92,9 @@ def report_page(outcome: Outcome, pictures: Mapping[str, bytes], sounds: Mapping
     if outcome.main["false_alarms"]:
         parts.append(_section("False alarms", _false_alarms(outcome.main["false_alarms"])))
     parts.append(_section("Pictures", _pictures(pictures)))
-    parts.append(_section("Worst mistakes", _doubts(outcome, mistakes, sounds, "said", "No clip was judged wrongly.")))
+    none = "No other clip was judged wrongly." if suspects else "No clip was judged wrongly."
+    told = "<p class=soft>But for the clips whose label may be wrong, which come next.</p>" if suspects else ""
+    parts.append(_section("Worst mistakes", told + _doubts(outcome, mistakes, sounds, "said", none)))
     told = "<p class=soft>Clips that look like another label than the one they carry. Listen, and correct the data.</p>"
     parts.append(
         _section(
@@ -233,14 +235,13 @@ def _doubts(outcome: Outcome, doubts: Sequence[Doubt], sounds: Mapping[int, str]
 
 
 def page_sounds(outcome: Outcome) -> dict[int, str]:
-    """The first seconds of the clips to listen to, as data URLs: MP3 where libsndfile writes it, else WAV."""
+    """The first seconds of the clips to listen to, as data URLs: FLAC, which browsers play and is quickly written."""
     import soundfile
 
     from ...errors import AudiotagError
     from .features import excerpts
 
-    clips = [doubt.clip for doubt in (*outcome.mistakes(), *outcome.suspects())]
-    mp3 = "MP3" in soundfile.available_formats()
+    clips = [doubt.clip for doubt in (*outcome.mistakes, *outcome.suspects)]
     found = {}
     for i in dict.fromkeys(clips):
         clip = outcome.dataset.clips[i]
@@ -252,12 +253,8 @@ def page_sounds(outcome: Outcome) -> dict[int, str]:
             if not len(samples):
                 continue
             samples = samples / max(1.0, float(np.abs(samples).max()))
-            if mp3:
-                soundfile.write(file, samples, PLAYED_RATE_HZ, format="MP3", subtype="MPEG_LAYER_III")
-            else:
-                soundfile.write(file, samples, PLAYED_RATE_HZ, format="WAV", subtype="PCM_16")
+            soundfile.write(file, samples, PLAYED_RATE_HZ, format="FLAC", subtype="PCM_16")
         except (AudiotagError, OSError, RuntimeError, StopIteration):
             continue
-        kind = "mpeg" if mp3 else "wav"
-        found[i] = f"data:audio/{kind};base64,{base64.b64encode(file.getvalue()).decode()}"
+        found[i] = f"data:audio/flac;base64,{base64.b64encode(file.getvalue()).decode()}"
     return found

@@ -18,6 +18,7 @@ NAMED_AXES = 80  # labels up to which its axes carry names
 MAX_CURVES = 100
 DENSITY = 2  # pixels of a picture for each that it takes on a page, for sharp screens
 NONE = "(none)"
+LETTER_EM, LONGEST_NAME = 0.6, 40  # a letter's usual width; longer names are cut
 
 
 def confusion(outcome: Outcome) -> tuple[np.ndarray, list[str], list[str]]:
@@ -48,11 +49,13 @@ def confusion(outcome: Outcome) -> tuple[np.ndarray, list[str], list[str]]:
 def confusion_picture(outcome: Outcome) -> bytes:
     """PNG of `confusion`."""
     shares, rows, columns = confusion(outcome)
-    side = min(3.2 + 0.2 * max(len(rows), 4), 11)
-    figure, axes = _figure(side + 1.2, side)
+    named, size = len(columns) <= NAMED_AXES, 8 if len(columns) <= NAMED_CELLS else 6.5
+    rows, columns = [_short(name) for name in rows], [_short(name) for name in columns]
+    side = min(2.0 + 0.2 * max(len(rows), 4), 9.5)
+    beside = max(map(len, columns)) * LETTER_EM * size / 72 if named else 0.3  # inches that the names take
+    figure, axes = _figure(side + 1.6, side, beside)
     image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1, aspect="auto")
-    if len(columns) <= NAMED_AXES:
-        size = 8 if len(columns) <= NAMED_CELLS else 6.5
+    if named:
         axes.set_xticks(range(len(columns)), columns, rotation=90, fontsize=size)
         axes.set_yticks(range(len(rows)), rows, fontsize=size)
     if len(rows) <= NAMED_CELLS:
@@ -69,7 +72,7 @@ def confusion_picture(outcome: Outcome) -> bytes:
 
 def precision_recall_picture(outcome: Outcome) -> bytes:
     """PNG: a curve for each label, and all of them together."""
-    figure, axes = _figure(5.4, 4.7)
+    figure, axes = _figure(4.6, 3.9)
     known = ~np.isnan(outcome.targets) & np.isfinite(outcome.scores)
     for k in range(min(len(outcome.dataset.labels), MAX_CURVES)):
         curve = _curve(outcome.targets[known[:, k], k] > 0.5, outcome.scores[known[:, k], k])
@@ -98,7 +101,7 @@ def reliability_picture(outcome: Outcome) -> bytes:
     """PNG: how often what was scored so is right, and how many clips there are of each score."""
     scores, right = top_scores(outcome.targets, outcome.scores, outcome.dataset.task)
     rows = reliability(scores, right)
-    figure, axes = _figure(5.4, 4.7)
+    figure, axes = _figure(4.6, 3.9)
     axes.plot([0, 1], [0, 1], color=FAINT, linewidth=1, linestyle="--", label="as it should be")
     axes.plot([r["score"] for r in rows], [r["right"] for r in rows], color=ACCENT, marker="o", linewidth=2, label="is")
     axes.bar(
@@ -120,12 +123,23 @@ def _shares(scores: np.ndarray) -> np.ndarray:
     return np.histogram(scores, bins=10, range=(0, 1))[0] / max(len(scores), 1)
 
 
-def _figure(width: float, height: float) -> tuple[Any, Any]:
+def _short(name: str) -> str:
+    return name if len(name) <= LONGEST_NAME else name[: LONGEST_NAME - 1] + "\N{HORIZONTAL ELLIPSIS}"
+
+
+def _figure(width: float, height: float, beside: float = 0.0) -> tuple[Any, Any]:
+    """A figure and its axes, of that many inches without the margins; `beside`: inches for names of ticks.
+
+    The margins are set rather than measured, which would draw everything twice.
+    """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(width, height), dpi=100, facecolor="white")
+    left, bottom, right, top = beside + 0.65, beside + 0.55, 0.15, 0.35
+    across, up = width + left + right, height + bottom + top
+    figure = Figure(figsize=(across, up), dpi=100, facecolor="white")
     FigureCanvasAgg(figure)
+    figure.subplots_adjust(left / across, bottom / up, 1 - right / across, 1 - top / up)
     axes = figure.add_subplot()
     for side in ("top", "right"):
         axes.spines[side].set_visible(False)
@@ -138,7 +152,6 @@ def _png(figure: Any) -> bytes:
         file,
         format="png",
         dpi=DENSITY * figure.dpi,
-        bbox_inches="tight",
         metadata={"Software": None},
         pil_kwargs={"compress_level": 1},
     )

@@ -174,12 +174,13 @@ class _Choice:
             return ways
         problem, features, folds = self.problem, self.problem.features, self.problem.folds
         rows, owner, _ = training_rows(features, folds.index >= 0, np.arange(features.windows.shape[1]), pooling="mean")
-        sums = Sums(rows, problem.row_targets()[owner], self._uncut()[owner])
+        sums = Sums(rows, problem.row_targets()[owner], self._uncut()[owner], self.run)
         parts = sorted({part for way in ways for part in way})
 
         def tested(pair: tuple[int, int]) -> list[tuple[int, Parts, float]]:
             found = []
-            linear = {part: sums.solve(features.columns(part), pair, RIDGE) for part in parts}
+            moments = sums.without(*pair)
+            linear = {part: moments.solve(features.columns(part), RIDGE) for part in parts}
             for out, test in (pair, pair[::-1]):
                 windows = self._windows(test)
                 inside = features.windows[windows].astype(np.float64)

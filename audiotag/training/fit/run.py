@@ -12,6 +12,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -245,10 +246,12 @@ def fit(
     with whole_folder(target.with_name(f".{name}.resumed") if replaces else target) as made:
         tell("writing the checkpoint", 0, 1)
         save_checkpoint(replace(best.checkpoint, card=best.checkpoint.card | outcome.card()), made)
-        check_saved(made, best.expected, dataset, device)
         outcome.metrics["seconds"] = round(time.monotonic() - started, 2)
         tell("writing the report", 0, 1)
-        write_report(made, outcome)
+        with ThreadPoolExecutor(1) as pool:  # beside the drawing: mostly outside of Python, too
+            checked = pool.submit(check_saved, made, best.expected, dataset, device)
+            write_report(made, outcome)
+            checked.result()
     if replaces:
         shutil.rmtree(target)
         target.with_name(f".{name}.resumed").rename(target)
