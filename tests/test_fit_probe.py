@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from sklearn.linear_model import LogisticRegression
+from sklearn.linear_model import LogisticRegression, Ridge
 
 from audiotag.inference.head import activate
 from audiotag.training.fit.calibrate import best_f1, clip_max, fit_platt, fit_temperature, fit_thresholds
@@ -13,6 +13,7 @@ from audiotag.training.fit.figures import bootstrap, class_rows, fast_figures, r
 from audiotag.training.fit.linear import Linear, Standard, fit_logistic
 from audiotag.training.fit.probe import fit_probe
 from audiotag.training.fit.regression import Problem, Setting, candidate_parts, train
+from audiotag.training.fit.ridge import Sums
 from audiotag.training.fit.splits import Folds
 
 
@@ -32,6 +33,24 @@ def problem(rows, targets, activation="softmax", rest=False, n_folds=5, seed=0):
     features = Features(rows, np.arange(n), {"embedding": rows.shape[1]}, 0, {})
     folds = Folds(rng.permutation(n) % n_folds, np.arange(n), tuple(map(str, range(n_folds))), False)
     return Problem(features, targets.astype(np.float32), folds, activation, rest)
+
+
+# -- ridge regression ----------------------------------------------------------------------------------------------
+
+
+def test_ridge_on_sums_is_scikit_learns_on_the_rows():
+    rows, y = blobs(features=20)
+    targets, fold = np.eye(4)[y], np.arange(len(rows)) % 5
+    fold[:7] = -1
+    columns = np.array([3, 5, 7, 11])
+    found = Sums(rows, targets, fold).without(1, 2).solve(columns, 0.3)
+    kept = np.isin(fold, (0, 3, 4))
+    x = rows[kept][:, columns].astype(np.float64)
+    standard = (x - x.mean(0)) / x.std(0)
+    oracle = Ridge(alpha=0.3 * kept.sum()).fit(standard, targets[kept])
+    ours = rows[:, columns] @ found.weight + found.bias
+    theirs = oracle.predict((rows[:, columns] - x.mean(0)) / x.std(0))
+    np.testing.assert_allclose(ours, theirs, atol=1e-3)
 
 
 # -- logistic regression -------------------------------------------------------------------------------------------

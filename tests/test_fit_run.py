@@ -19,6 +19,7 @@ from audiotag import Tagger
 from audiotag.cli import main
 from audiotag.errors import CheckpointError, InvalidInputError
 
+from .hub import TOKEN
 from .sounds import RATE, made, write_folders, write_mixtures, write_table
 
 REPORT = ("metrics.json", "per_class.csv", "splits.csv", "predictions.csv", "report.html")
@@ -239,6 +240,15 @@ def test_fit_from_a_fitted_checkpoint(run, sounds, kept, tmp_path):
     again = audiotag.fit(sounds, tmp_path / "m", model=run.folder, method="probe", cache_dir=kept)
     assert again.metrics["details"]["embedded"] == 0  # the network is the same
     assert again.tagger.labels.names == ("beep", "buzz", "hiss")
+
+
+def test_a_fitted_folder_goes_to_the_hub_and_comes_back(run, sounds, hub, cache):
+    run.tagger.push_to_hub("me/mine", token=TOKEN)
+    again = Tagger.from_pretrained("me/mine", cache_dir=cache)
+    assert again.labels.names == ("beep", "buzz", "hiss")
+    sound = sounds / "hiss" / "1.wav"
+    assert again.predict(sound) == run.tagger.predict(sound)
+    assert again.config.thresholds == run.tagger.config.thresholds
 
 
 def test_a_stream_of_own_labels(run):

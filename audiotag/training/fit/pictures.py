@@ -18,7 +18,7 @@ NAMED_AXES = 80  # labels up to which its axes carry names
 MAX_CURVES = 100
 DENSITY = 2  # pixels of a picture for each that it takes on a page, for sharp screens
 NONE = "(none)"
-LETTER_EM, LONGEST_NAME = 0.6, 40  # a letter's usual width; longer names are cut
+LETTER_EM, LONGEST_NAME = 0.56, 40  # a letter's usual width; longer names are cut
 
 
 def confusion(outcome: Outcome) -> tuple[np.ndarray, list[str], list[str]]:
@@ -128,14 +128,14 @@ def _short(name: str) -> str:
 
 
 def _figure(width: float, height: float, beside: float = 0.0) -> tuple[Any, Any]:
-    """A figure and its axes, of that many inches without the margins; `beside`: inches for names of ticks.
+    """A figure and its axes, of that many inches without the margins; `beside`: inches for names of ticks, with a bar.
 
     The margins are set rather than measured, which would draw everything twice.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    left, bottom, right, top = beside + 0.65, beside + 0.55, 0.15, 0.35
+    left, bottom, right, top = beside + 0.65, beside + 0.55, 0.45 if beside else 0.15, 0.35
     across, up = width + left + right, height + bottom + top
     figure = Figure(figsize=(across, up), dpi=100, facecolor="white")
     FigureCanvasAgg(figure)

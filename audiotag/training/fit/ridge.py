@@ -75,9 +75,9 @@ class Sums:
 
     def without(self, *folds: int) -> Moments:
         """Moments of all rows but those of some folds."""
+        left_out = [self.parts[fold] for fold in folds if fold in self.parts]
         n, x, y, square, cross = (
-            total - sum(self.parts[fold][place] for fold in folds if fold in self.parts)
-            for place, total in enumerate(self.total)
+            total - sum(part[place] for part in left_out) for place, total in enumerate(self.total)
         )
         mean, level = x / n, y / n
         covariance = square / n
