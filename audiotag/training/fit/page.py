@@ -93,7 +93,7 @@ def report_page(outcome: Outcome, pictures: Mapping[str, bytes], sounds: Mapping
         parts.append(_section("False alarms", _false_alarms(outcome.main["false_alarms"])))
     parts.append(_section("Pictures", _pictures(pictures)))
     none = "No other clip was judged wrongly." if suspects else "No clip was judged wrongly."
-    told = "<p class=soft>But for the clips whose label may be wrong, which come next.</p>" if suspects else ""
+    told = "<p class=soft>Without the clips whose own label may be wrong: they come next.</p>" if suspects else ""
     parts.append(_section("Worst mistakes", told + _doubts(outcome, mistakes, sounds, "said", none)))
     told = "<p class=soft>Clips that look like another label than the one they carry. Listen, and correct the data.</p>"
     parts.append(
