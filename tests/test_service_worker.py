@@ -125,6 +125,7 @@ def test_turns_under_contention_are_one_at_a_time():
 
 def test_an_outcome_is_told_before_the_next_turn_is_waited_for(checkpoint, started, monkeypatch):
     monkeypatch.setattr("audiotag.service.worker.TURN_S", 5.0)
+    monkeypatch.setattr("audiotag.service.work.STEP_S", 60.0)  # decoded in one turn, however slow the machine
     slow = Slow(checkpoint)
     worker = started(slow)
     had, let_go = threading.Event(), threading.Event()
@@ -222,7 +223,8 @@ def test_a_batch_takes_what_waits_and_waits_for_nothing(checkpoint, started):
     assert max(slow.sizes[1:10]) <= 4 and len(slow.sizes) < 20
 
 
-def test_a_recording_alone_gives_batches_that_do_not_take_long(checkpoint, started):
+def test_a_recording_alone_gives_batches_that_do_not_take_long(checkpoint, started, monkeypatch):
+    monkeypatch.setattr("audiotag.service.work.STEP_S", 60.0)  # all its windows wait, however slow the machine
     quick, slow = Slow(checkpoint, seconds=0, batch=4), Slow(checkpoint, seconds=0.05, batch=4)
     sizes = []
     for one in (quick, slow):
