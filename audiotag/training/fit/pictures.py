@@ -18,7 +18,7 @@ NAMED_AXES = 80  # labels up to which its axes carry names
 MAX_CURVES = 100
 DENSITY = 2  # pixels of a picture for each that it takes on a page, for sharp screens
 NONE = "(none)"
-LETTER_EM, LONGEST_NAME = 0.56, 40  # a letter's usual width; longer names are cut
+LONGEST_NAME = 40  # letters of a name on an axis; longer ones are cut
 
 
 def confusion(outcome: Outcome) -> tuple[np.ndarray, list[str], list[str]]:
@@ -48,12 +48,14 @@ def confusion(outcome: Outcome) -> tuple[np.ndarray, list[str], list[str]]:
 
 def confusion_picture(outcome: Outcome) -> bytes:
     """PNG of `confusion`."""
+    from matplotlib.textpath import TextPath
+
     shares, rows, columns = confusion(outcome)
     named, size = len(columns) <= NAMED_AXES, 8 if len(columns) <= NAMED_CELLS else 6.5
     rows, columns = [_short(name) for name in rows], [_short(name) for name in columns]
     side = min(2.0 + 0.2 * max(len(rows), 4), 9.5)
-    beside = max(map(len, columns)) * LETTER_EM * size / 72 if named else 0.3  # inches that the names take
-    figure, axes = _figure(side + 1.6, side, beside)
+    points = max(TextPath((0, 0), name, size=size).get_extents().width for name in columns) if named else 0.0
+    figure, axes = _figure(side + 1.6, side, names=0.1 + points / 72, bar=0.3)
     image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1, aspect="auto")
     if named:
         axes.set_xticks(range(len(columns)), columns, rotation=90, fontsize=size)
@@ -127,15 +129,16 @@ def _short(name: str) -> str:
     return name if len(name) <= LONGEST_NAME else name[: LONGEST_NAME - 1] + "\N{HORIZONTAL ELLIPSIS}"
 
 
-def _figure(width: float, height: float, beside: float = 0.0) -> tuple[Any, Any]:
-    """A figure and its axes, of that many inches without the margins; `beside`: inches for names of ticks, with a bar.
+def _figure(width: float, height: float, *, names: float = 0.0, bar: float = 0.0) -> tuple[Any, Any]:
+    """A figure and its axes, of that many inches without the margins.
 
-    The margins are set rather than measured, which would draw everything twice.
+    names, bar: inches more that the names on both axes take, and the numbers beside a colour bar. The margins are set
+    rather than measured, which would draw everything twice.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    left, bottom, right, top = beside + 0.65, beside + 0.55, 0.45 if beside else 0.15, 0.35
+    left, bottom, right, top = names + 0.65, names + 0.55, bar + 0.15, 0.35
     across, up = width + left + right, height + bottom + top
     figure = Figure(figsize=(across, up), dpi=100, facecolor="white")
     FigureCanvasAgg(figure)

@@ -248,7 +248,7 @@ def fit(
         save_checkpoint(replace(best.checkpoint, card=best.checkpoint.card | outcome.card()), made)
         outcome.metrics["seconds"] = round(time.monotonic() - started, 2)
         tell("writing the report", 0, 1)
-        with ThreadPoolExecutor(1) as pool:  # beside the drawing: mostly outside of Python, too
+        with ThreadPoolExecutor(1) as pool:  # beside the drawing, for the network runs outside of Python
             checked = pool.submit(check_saved, made, best.expected, dataset, device)
             write_report(made, outcome)
             checked.result()
