@@ -1,13 +1,14 @@
 """Blockwise training: fits at a few places against whole maps, and tiny runs that are killed and go on."""
 
 import json
+import shutil
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 
-from audiotag.checkpoints.load import load_checkpoint
+from audiotag.checkpoints.load import build, load_checkpoint
 from audiotag.cli import main
 from audiotag.config import CheckpointConfig, NetworkConfig
 from audiotag.errors import InvalidInputError
@@ -267,6 +268,26 @@ def test_a_run_leaves_its_record_and_can_be_repeated_from_it(base, whole, tmp_pa
     assert again.read_bytes() == (whole[0] / "model.safetensors").read_bytes()
     made = load_checkpoint(again)
     assert made.config.name == "tiny" and made.config.network == STUDENT and made.config.thresholds is not None
+
+
+def test_a_plan_may_go_on_from_another(base, whole, tmp_path):
+    """From the network that the plan before it gave: made anew, or taken over where the folder holds it."""
+    last = replace(PLAN, name="further", phases=(fit("whole", first_block=10),), seed=9, threshold_clips=0, before=PLAN)
+    plan = write_plan(base, last, "further.json")
+    assert read_plan(plan) == last and "before" not in dict_of(PLAN)
+    shutil.copytree(whole[0], tmp_path / "run" / "before")
+    made = train_blockwise(plan, tmp_path / "run")
+    record = json.loads((tmp_path / "run" / "record.json").read_text())
+    earlier = json.loads((whole[0] / "record.json").read_text())
+    assert record["plan"]["before"] == dict_of(PLAN) and record["before"]["curve"] == earlier["curve"]
+    student = build(load_checkpoint(whole[0] / "model.safetensors")).eval()
+    held = read_clips(tmp_path / "run" / "clips", "val", PLAN.held_out_clips)
+    begun = fits.held_out_losses(student, StudentMaps(student, held, 3))
+    np.testing.assert_allclose(record["curve"][0][4:], begun, rtol=1e-2)
+    assert sum(record["curve"][-1][4:]) < sum(begun)
+    shutil.copy(tmp_path / "run" / "record.json", base / "further-record.json")
+    again = train_blockwise(base / "further-record.json", tmp_path / "again")
+    assert again.read_bytes() == made.read_bytes()
 
 
 def test_the_log_tells_every_fit_and_no_phase_raises_the_held_out_loss(whole):

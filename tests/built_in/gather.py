@@ -1,11 +1,12 @@
 """Gather a second bank of audio from Debian's packages: fetch, unpack, cut, score, choose what is rare.
 
     python -m tests.built_in.gather PACKAGE... --beside BANK --teacher CHECKPOINT --out FOLDER
+        [--apart FOLDER] [--spoken N]
 
 Pieces are chosen for each label in turn, the one with fewest first, as the piece that the teacher scores highest,
 until every label has `--per-label` of them or none is left above 0.1. A package gives at most `--per-package` pieces;
-what sounds nearly the same to the teacher as a held-out piece of the bank beside it, or as a piece already chosen, is
-left out.
+what sounds nearly the same to the teacher as a held-out piece of the bank beside it, as a file under `--apart`, or as a
+piece already chosen, is left out. `--spoken` adds sentences of Debian's speech synthesiser flite (to be installed).
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from __future__ import annotations
 import argparse
 import csv
 import io
+import re
 import subprocess
 import sys
 import tempfile
@@ -29,6 +31,7 @@ from audiotag.training.prepare import SUFFIXES, prepare_bank
 
 LICENCE = "Debian main (DFSG-free; see the package copyright file)"
 RATE_HZ, LONGEST_S, SHORTEST_S = 32_000, 10.0, 0.3
+FLITE_VOICES = ("kal", "awb", "kal16", "rms", "slt")
 SAME = 0.985  # cosine of centred logits above which two pieces count as one
 
 
@@ -68,6 +71,26 @@ def pieces_of(package: str, out: Path, most_per_file: int) -> list[tuple[str, st
                 soundfile.write(out / f"{key}.flac", np.clip(piece, -1, 1), RATE_HZ, subtype="PCM_16")
                 inside = path.relative_to(folder / "files").as_posix()
                 rows.append((key, inside, start / RATE_HZ, len(piece) / RATE_HZ))
+    return rows
+
+
+def spoken(count: int, out: Path) -> list[tuple[str, str, float, float]]:
+    """Write sentences of the GPL's text spoken by flite's voices at several paces; returns rows as `pieces_of` does."""
+    text = " ".join(Path("/usr/share/common-licenses/GPL-3").read_text().split())
+    sentences = [one for one in re.split(r"(?<=[.;:]) ", text) if 30 < len(one) < 150]
+    rng, rows = np.random.default_rng(0), []
+    for number in range(count):
+        voice, sentence = FLITE_VOICES[number % len(FLITE_VOICES)], sentences[int(rng.integers(len(sentences)))]
+        key, pace = f"flite-{number:05d}", f"{rng.uniform(0.8, 1.4):.2f}"
+        path = out / f"{key}.wav"
+        subprocess.run(
+            ["flite", "-voice", voice, "--setf", f"duration_stretch={pace}", "-t", sentence, "-o", str(path)],
+            check=True,
+        )
+        samples = load_audio(path, target_rate_hz=RATE_HZ)[: round(LONGEST_S * RATE_HZ)]
+        path.unlink()
+        soundfile.write(out / f"{key}.flac", np.clip(samples, -1, 1), RATE_HZ, subtype="PCM_16")
+        rows.append((key, f"voice {voice}", 0.0, len(samples) / RATE_HZ))
     return rows
 
 
@@ -111,6 +134,8 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--per-label", type=int, default=40)
     parser.add_argument("--per-package", type=int, default=350)
     parser.add_argument("--per-file", type=int, default=12, help="pieces of a long recording")
+    parser.add_argument("--apart", type=Path, metavar="FOLDER", help="audio that no chosen piece may resemble")
+    parser.add_argument("--spoken", type=int, default=0, metavar="N", help="sentences of flite beside the packages")
     args = parser.parse_args(argv)
 
     with tempfile.TemporaryDirectory(dir=args.out.parent) as name:
@@ -124,6 +149,11 @@ def main(argv: list[str] | None = None) -> int:
                 continue
             rows += [(key, "train", f"debian/{package}", path, start, s, LICENCE) for key, path, start, s in found]
             print(f"{package}: {len(found)} pieces", flush=True)
+        if args.spoken:
+            rows += [
+                (key, "train", "made/flite", path, start, s, LICENCE)
+                for key, path, start, s in spoken(args.spoken, audio)
+            ]
         table = io.StringIO()
         csv.writer(table).writerows([("id", "split", "source", "path", "start_s", "duration_s", "licence"), *rows])
         index = Path(name) / "index.csv"
@@ -134,6 +164,9 @@ def main(argv: list[str] | None = None) -> int:
         with open(every / "index.csv", newline="") as file:
             known = [order[row["id"]] for row in csv.DictReader(file)]
         val = np.load(args.beside / LOGITS_FILE)[read_split([args.beside], "val")]
+        if args.apart:
+            prepare_bank([args.apart], Path(name) / "apart", teacher=args.teacher, max_s=LONGEST_S + 1)
+            val = np.concatenate([val, np.load(Path(name) / "apart" / LOGITS_FILE)])
         packages = np.array([row[2] for row in known])
         picks = choose(
             np.load(every / LOGITS_FILE), packages, val, per_label=args.per_label, per_package=args.per_package

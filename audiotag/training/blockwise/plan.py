@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +57,7 @@ class Plan:
 
     banks, teacher: folders that ``audiotag train prepare`` made and a checkpoint of an MN, whose width and labels are
     the student's. As paths they are relative to the folder of the plan's file; a teacher that is none there is a name.
+    before: a plan that is carried out first, in the folder ``before``; the student begins as the network that it gave.
     """
 
     name: str
@@ -70,6 +71,7 @@ class Plan:
     held_out_clips: int = 480  # of split "val"
     places: int = 24  # of every map of a clip that are compared
     threshold_clips: int = 2_400  # mixtures of split "val" for the stored thresholds; 0: none are stored
+    before: Plan | None = None
 
     def __post_init__(self) -> None:
         counts = (self.clips, self.held_out_clips, self.places)
@@ -99,14 +101,16 @@ def plan_of(plain: Mapping[str, Any]) -> Plan:
     """Make a plan of what `dict_of` made of one."""
     phases = tuple(_made(Fit, phase) for phase in plain["phases"])
     mix = _made(MixConfig, plain.get("mix", {}))
-    plan: Plan = _made(Plan, {**plain, "phases": phases, "mix": mix})
+    before = plan_of(plain["before"]) if plain.get("before") else None
+    plan: Plan = _made(Plan, {**plain, "phases": phases, "mix": mix, "before": before})
     return plan
 
 
 def dict_of(plan: Plan) -> dict[str, Any]:
     """Return a plan as plain values for JSON."""
-    plain: dict[str, Any] = json.loads(json.dumps(asdict(plan)))
-    return plain
+    plain: dict[str, Any] = json.loads(json.dumps(asdict(replace(plan, before=None))))
+    del plain["before"]
+    return plain | {"before": dict_of(plan.before)} if plan.before else plain
 
 
 def _made(kind: type, plain: Mapping[str, Any]) -> Any:

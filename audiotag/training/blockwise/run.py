@@ -47,7 +47,7 @@ from .fits import (
 from .plan import Fit, Plan, dict_of, read_plan
 
 PLAN_FILE, LOG_FILE, RECORD_FILE = "plan.json", "log.json", "record.json"
-CLIPS_FOLDER, FITS_FOLDER = "clips", "fits"
+CLIPS_FOLDER, FITS_FOLDER, BEFORE_FOLDER = "clips", "fits", "before"
 INHERIT_CLIPS = 24
 DIGITS = 4  # of numbers in the log
 HOUR_SAMPLES = 3600 * 32_000
@@ -88,11 +88,20 @@ def train_blockwise(plan_file: str | Path, out: str | Path, *, tell: Tell = lamb
     InvalidInputError
         If the plan cannot be used, its teacher is no MN, or the folder holds a run of another plan.
     """
-    plan, base = read_plan(plan_file), Path(plan_file).resolve().parent
-    folder = Path(out)
+    return _carry_out(read_plan(plan_file), Path(plan_file).resolve().parent, Path(out), tell)
+
+
+def _carry_out(plan: Plan, base: Path, folder: Path, tell: Tell) -> Path:
+    path = folder / EXPORT_FILE
     (folder / FITS_FOLDER).mkdir(parents=True, exist_ok=True)
     (folder / CLIPS_FOLDER).mkdir(exist_ok=True)
     _claim(folder, plan)
+    begun = None
+    if plan.before:
+        begun = folder / BEFORE_FOLDER / EXPORT_FILE
+        _claim(begun.parent, plan.before)
+        if not (begun.parent / RECORD_FILE).exists():  # which a run writes last
+            _carry_out(plan.before, base, begun.parent, tell)
     banks = [base / bank for bank in plan.banks]
     teacher_name = str(base / plan.teacher) if (base / plan.teacher).exists() else plan.teacher
     loaded = load_checkpoint(teacher_name)
@@ -105,7 +114,11 @@ def train_blockwise(plan_file: str | Path, out: str | Path, *, tell: Tell = lamb
     )
     mixers = {split: split_mixer(banks, split, plan.mix) for split in ("train", "val")}
     samples = round(plan.clip_s * loaded.config.frontend.sample_rate_hz)
-    student = _inherited(plan, network, teacher, mixers["train"], samples)
+    if begun is None:
+        student = _inherited(plan, network, teacher, mixers["train"], samples)
+    else:
+        student = cast(DyMN, build(load_checkpoint(str(begun))).eval().requires_grad_(False))
+        check_teacher(teacher, student)
     sets = {}
     for split, count in (("val", plan.held_out_clips), ("train", plan.clips)):
         options = {"seed": plan.seed, "samples": samples, "places": plan.places}
@@ -117,7 +130,7 @@ def train_blockwise(plan_file: str | Path, out: str | Path, *, tell: Tell = lamb
         run.phase(number)
     config = CheckpointConfig(name=plan.name, network=network)
     card = {"description": f"Trained block by block from {Path(plan.teacher).name}", "teachers": [plan.teacher]}
-    path = export(student, config, card, folder / EXPORT_FILE)
+    export(student, config, card, path)
     if plan.threshold_clips:
         made = add_thresholds(banks, str(path), path, teacher=teacher_name, clips=plan.threshold_clips)
         tell(f"thresholds for {sum(one is not None for one in made.score)} of {len(made.score)} labels")
@@ -131,6 +144,9 @@ def train_blockwise(plan_file: str | Path, out: str | Path, *, tell: Tell = lamb
         "curve_columns": CURVE,
         "curve": run.table(),
     }
+    if plan.before:
+        told = read_json(folder / BEFORE_FOLDER / RECORD_FILE) or {}
+        record["before"] = {key: value for key, value in told.items() if key not in ("plan", "curve_columns")}
     write_whole(folder / RECORD_FILE, record_text(record).encode())
     return path
 
@@ -231,6 +247,7 @@ def _claim(folder: Path, plan: Plan) -> None:
         assert kept is not None
         differing = sorted(name for name, value in dict_of(plan).items() if kept.get(name) != value)
         raise InvalidInputError(f"{folder} holds a run of another plan ({', '.join(differing)}); choose another folder")
+    folder.mkdir(parents=True, exist_ok=True)
     write_json(folder / PLAN_FILE, dict_of(plan))
 
 
