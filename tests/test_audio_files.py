@@ -21,8 +21,10 @@ import pytest
 import soundfile
 import soxr
 
-from audiotag.audio.libsndfile import BLOCK_VALUES
+from audiotag.audio.arrays import mix
+from audiotag.audio.libsndfile import BLOCK_VALUES, IN_ONE_GO
 from audiotag.audio.recording import load_audio, open_audio
+from audiotag.audio.source import SourceFile
 from audiotag.errors import AudioError, InvalidInputError
 
 TARGET = 32_000
@@ -131,6 +133,47 @@ def test_one_channel_at_the_target_rate_comes_in_blocks_that_keep_their_values()
         blocks = list(stream.blocks())
     assert len(blocks) > 2
     np.testing.assert_array_equal(np.concatenate(blocks), samples[:, 0].astype(np.float32))
+
+
+@pytest.mark.parametrize("kind", sorted(IN_ONE_GO))
+@pytest.mark.parametrize("channels", [1, 3])
+def test_16_bit_samples_keep_their_values_and_take_few_calls(
+    kind: str, channels: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls, original = [0], SourceFile.readinto
+
+    def counted(self: SourceFile, buffer: Any) -> Any:
+        calls[0] += 1
+        return original(self, buffer)
+
+    monkeypatch.setattr(SourceFile, "readinto", counted)
+    samples = np.random.default_rng(0).uniform(-1, 1, (10 * TARGET + 13, channels))
+    samples[:2] = [[1.0], [-1.0]]
+    data = encode(kind, "PCM_16", samples, TARGET)
+    found, warnings = read(data)
+    expected, _ = soundfile.read(io.BytesIO(data), dtype="float32", always_2d=True)
+    np.testing.assert_array_equal(found, expected[:, 0] if channels == 1 else mix(expected.T))
+    assert warnings == [] and calls[0] < 50  # RF64's header takes 30; 8 KB a call would be 80 or 240
+
+
+@pytest.mark.parametrize("subtype", ["PCM_16", "FLOAT"])
+def test_what_came_before_a_disk_failed_is_used_and_the_rest_reported(
+    subtype: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """libsndfile, which reads the descriptor itself, says so of a read that has filled part of what it was given."""
+    samples = sound(2, TARGET, 1)
+    path = tmp_path / "a.wav"
+    path.write_bytes(encode("WAV", subtype, samples, TARGET))
+    original = soundfile.SoundFile.read
+
+    def failing(self: soundfile.SoundFile, *args: Any, out: np.ndarray) -> np.ndarray:
+        original(self, out=out[:12_345])
+        raise soundfile.LibsndfileError(2, "")
+
+    monkeypatch.setattr(soundfile.SoundFile, "read", failing)
+    found, warnings = read(path)
+    np.testing.assert_allclose(found, samples[:12_345, 0], rtol=0, atol=1e-4)
+    assert len(warnings) == 1 and "0.386 s of 2.000 s could be read" in warnings[0]
 
 
 @pytest.mark.parametrize("kind", ["WAV", "FLAC", "OGG", "MP3"])

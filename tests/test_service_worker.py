@@ -156,6 +156,32 @@ def test_an_outcome_is_told_before_the_next_turn_is_waited_for(checkpoint, start
         other.join()
 
 
+@pytest.mark.parametrize(("seconds", "windows"), [(3, 1), (10, 1), (25, 3)])
+def test_where_a_recording_ends_is_found_in_the_step_of_its_last_window(monkeypatch, seconds, windows):
+    """No step of its own, which each clip of a busy service would wait for."""
+    monkeypatch.setattr("audiotag.service.work.STEP_S", 0.0)
+    one = recording(wav(seconds), Limits())
+    one.prepare = lambda window: window.samples
+    steps = [one.step() for _ in range(windows)]
+    assert [len(found) for found, _ in steps] == [1] * windows
+    assert [ended for _, ended in steps] == [False] * (windows - 1) + [True]
+
+
+def test_an_error_behind_the_last_window_is_not_lost(monkeypatch):
+    monkeypatch.setattr("audiotag.service.work.STEP_S", 0.0)
+    one = recording(wav(10), Limits())
+    one.prepare = lambda window: window.samples
+    windows = one._windows
+
+    def failing():
+        yield next(windows)
+        raise AudioError("its end cannot be read")
+
+    one._windows = failing()
+    found, ended = one.step()
+    assert len(found) == 1 and ended and str(one.error) == "its end cannot be read"
+
+
 # -- fairness ------------------------------------------------------------------------------------------------
 
 

@@ -15,6 +15,10 @@ from .arrays import MAX_CHANNELS, mix
 from .source import INSTALL, SourceFile, UndecodableError
 
 BLOCK_VALUES = 1 << 17  # float32 values decoded at once: half a megabyte, within a core's cache
+# libsndfile reads these formats' 16-bit samples in one go; asked for float32 it takes them 8 KB at a time, each, where
+# there is no descriptor, a call back into Python that wants the interpreter's lock.
+IN_ONE_GO = frozenset(["WAV", "WAVEX", "RF64", "W64", "AIFF", "AU"])
+SCALE_16 = np.float32(2.0**-15)  # libsndfile's own, exact
 UNKNOWN_FRAMES = 1 << 62  # libsndfile says 2**63 - 1 where a header leaves the length open
 
 _FIRST_SKIP = 4096  # frames; encoders make blocks of at most this many
@@ -64,6 +68,7 @@ class SoundFileReader:
             reason = error.error_string.strip(" .")
             raise UndecodableError(f"libsndfile: {reason}", damaged=error.code == _MALFORMED) from error
         self._format, self._log = self._sound.format, self._sound.extra_info
+        self._in_one_go = self._format in IN_ONE_GO and self._sound.subtype == "PCM_16"
         self.rate_hz, self.channels = self._sound.samplerate, self._sound.channels
         self.frames = self._sound.frames if self._sound.frames < UNKNOWN_FRAMES and self._format != "MP3" else None
         try:
@@ -97,7 +102,8 @@ class SoundFileReader:
         failure = None
         while stop is None or position < stop:
             wanted = per_read if stop is None else min(per_read, stop - position)
-            frames, failure = self._read(buffer[:wanted])
+            read = self._read_16_bit if self._in_one_go else self._read
+            frames, failure = read(buffer[:wanted], position)
             skipped = max(0, start - position)
             if frames > skipped:
                 # a single channel would be handed on as a view of the buffer, which the next read overwrites
@@ -154,7 +160,7 @@ class SoundFileReader:
                 f"{seconds:.3f} s could not be decoded and are taken as silence"
             )
 
-    def _read(self, buffer: np.ndarray) -> tuple[int, str | None]:
+    def _read(self, buffer: np.ndarray, position: int) -> tuple[int, str | None]:
         # On an error soundfile does not say how many frames came before it; the mark shows.
         buffer[:] = np.nan
         try:
@@ -166,6 +172,16 @@ class SoundFileReader:
             return frames, error.error_string.removeprefix("Error : ").strip(" .")
         self._file.check(self._name)
         return frames, None
+
+    def _read_16_bit(self, buffer: np.ndarray, position: int) -> tuple[int, str | None]:
+        samples, failure = np.empty(buffer.shape, np.int16), None
+        try:
+            frames = len(self._sound.read(out=samples))
+        except soundfile.LibsndfileError as error:  # of the file, since nothing is decoded; what came before it is kept
+            frames, failure = self._sound.tell() - position, error.error_string.removeprefix("Error : ").strip(" .")
+        self._file.check(self._name)
+        np.multiply(samples[:frames], SCALE_16, out=buffer[:frames])
+        return frames, failure
 
     def _note_missing(self, decoded: int, failure: str | None) -> None:
         claimed, slack = self.frames, 0

@@ -21,7 +21,7 @@ from ..live.stream import Stream, StreamWindow
 from .limits import Limits, bounded_blocks
 
 STEP_S = 0.005  # a decoder goes on to the next recording after this long
-AHEAD = 8  # windows of a recording that wait for the network at most
+AHEAD = 8  # windows of a recording that wait for the network, or one more
 LEAST_BYTES_PER_S = 4000  # 32 kbit/s, to guess a length from a size
 HEAD_START_S = 2.0  # how far ahead of the clock a stream may be and still be live
 
@@ -123,13 +123,13 @@ class Recording:
 
     def step(self) -> tuple[list[Prepared], bool]:
         """Decode for a little while; returns the windows that came of it, and whether that was the end."""
-        assert self.prepare is not None
         found: list[Prepared] = []
         since = time.perf_counter()
         try:
-            while len(found) < AHEAD and time.perf_counter() - since < STEP_S and not self.cancelled:
-                window = next(self._windows)
-                found.append(Prepared(window, self.prepare(window)))
+            while not self.cancelled and (not found or (len(found) < AHEAD and time.perf_counter() - since < STEP_S)):
+                self._next_window(found)
+            if found and self._seems_last(found[-1].window) and not self.cancelled:
+                self._next_window(found)  # so that to find the end takes no step of its own
             if not self.cancelled:
                 return found, False
         except StopIteration:
@@ -140,6 +140,15 @@ class Recording:
             self.error = AudioError(f"{self.name}: unexpected {type(error).__name__} while reading: {error}")
         self.close()
         return found, True
+
+    def _next_window(self, found: list[Prepared]) -> None:
+        assert self.prepare is not None
+        window = next(self._windows)
+        found.append(Prepared(window, self.prepare(window)))
+
+    def _seems_last(self, window: Window) -> bool:
+        expected_s = self.analysis.expected_s
+        return expected_s is not None and window.stop >= round(expected_s * self.analysis.rate_hz)
 
     def close(self) -> None:
         """Release decoder and source."""

@@ -6,7 +6,8 @@
 Pieces are chosen for each label in turn, the one with fewest first, as the piece that the teacher scores highest,
 until every label has `--per-label` of them or none is left above 0.1. A package gives at most `--per-package` pieces;
 what sounds nearly the same to the teacher as a held-out piece of the bank beside it, as a file under `--apart`, or as a
-piece already chosen, is left out. `--spoken` adds sentences of Debian's speech synthesiser flite (to be installed).
+piece already chosen, is left out. `--spoken` offers sentences of Debian's speech synthesiser flite (to be installed)
+beside the packages.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import argparse
 import csv
 import io
 import re
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -29,6 +31,7 @@ from audiotag.errors import AudiotagError
 from audiotag.training.bank import LOGITS_FILE, read_split
 from audiotag.training.prepare import SUFFIXES, prepare_bank
 
+FLITE_LICENCE = "BSD-like (flite's voices) saying sentences of the GPL-3's text"
 LICENCE = "Debian main (DFSG-free; see the package copyright file)"
 RATE_HZ, LONGEST_S, SHORTEST_S = 32_000, 10.0, 0.3
 FLITE_VOICES = ("kal", "awb", "kal16", "rms", "slt")
@@ -137,10 +140,18 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--apart", type=Path, metavar="FOLDER", help="audio that no chosen piece may resemble")
     parser.add_argument("--spoken", type=int, default=0, metavar="N", help="sentences of flite beside the packages")
     args = parser.parse_args(argv)
+    if args.spoken and shutil.which("flite") is None:
+        parser.error("--spoken needs flite: apt-get install flite")
 
     with tempfile.TemporaryDirectory(dir=args.out.parent) as name:
         audio, rows = Path(name) / "audio", []
         audio.mkdir()
+        apart = np.load(args.beside / LOGITS_FILE)[read_split([args.beside], "val")]
+        if args.apart:
+            prepare_bank([args.apart], Path(name) / "apart", teacher=args.teacher, max_s=LONGEST_S + 1)
+            if left_out := (Path(name) / "apart" / "left_out.txt").read_text():
+                parser.error(f"--apart: {left_out}")
+            apart = np.concatenate([apart, np.load(Path(name) / "apart" / LOGITS_FILE)])
         for package in args.packages:
             try:
                 found = pieces_of(package, audio, args.per_file)
@@ -151,7 +162,7 @@ def main(argv: list[str] | None = None) -> int:
             print(f"{package}: {len(found)} pieces", flush=True)
         if args.spoken:
             rows += [
-                (key, "train", "made/flite", path, start, s, LICENCE)
+                (key, "train", "made/flite", path, start, s, FLITE_LICENCE)
                 for key, path, start, s in spoken(args.spoken, audio)
             ]
         table = io.StringIO()
@@ -163,13 +174,9 @@ def main(argv: list[str] | None = None) -> int:
         order = {row[0]: row for row in rows}
         with open(every / "index.csv", newline="") as file:
             known = [order[row["id"]] for row in csv.DictReader(file)]
-        val = np.load(args.beside / LOGITS_FILE)[read_split([args.beside], "val")]
-        if args.apart:
-            prepare_bank([args.apart], Path(name) / "apart", teacher=args.teacher, max_s=LONGEST_S + 1)
-            val = np.concatenate([val, np.load(Path(name) / "apart" / LOGITS_FILE)])
         packages = np.array([row[2] for row in known])
         picks = choose(
-            np.load(every / LOGITS_FILE), packages, val, per_label=args.per_label, per_package=args.per_package
+            np.load(every / LOGITS_FILE), packages, apart, per_label=args.per_label, per_package=args.per_package
         )
         keep = {known[pick][0] for pick in picks}
         for path in audio.iterdir():

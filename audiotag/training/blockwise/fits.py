@@ -127,7 +127,7 @@ def whole_loss(
     """Compute the loss of objective "whole" from the maps before `fit.first_block`; `clips` begin at block `first`."""
     y = torch.stack([maps[n] for n in picks.tolist()]).float()
     features = torch.zeros(())
-    for number in range(fit.first_block - first, len(clips.out)):
+    for number in range(max(0, fit.first_block - first), len(clips.out)):
         y = student_stage(cast(DynamicBlock, student.layers[first + number]), y).out
         if fit.feature_weight:
             target, where = clips.out[number][picks], clips.places[number][picks]
@@ -157,7 +157,7 @@ def trained_parts(fit: Fit, student: DyMN, block: int) -> dict[str, nn.Parameter
         if fit.objective == "blocks":
             return number == block and module in GATE_MODULES
         fixed = module in ("depth_conv", "depth_norm") and number < fit.first_kernel_block
-        return fit.objective == "whole" and number >= fit.first_block and not fixed
+        return fit.objective == "whole" and number >= block and not fixed
 
     for name, parameter in student.named_parameters():
         parameter.requires_grad_(wanted(name))

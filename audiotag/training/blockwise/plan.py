@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -57,7 +57,8 @@ class Plan:
 
     banks, teacher: folders that ``audiotag train prepare`` made and a checkpoint of an MN, whose width and labels are
     the student's. As paths they are relative to the folder of the plan's file; a teacher that is none there is a name.
-    before: a plan that is carried out first, in the folder ``before``; the student begins as the network that it gave.
+    before: a plan of the same teacher that is carried out first, in the folder ``before``; the student begins as the
+    network that it gave.
     """
 
     name: str
@@ -80,6 +81,8 @@ class Plan:
                 "a plan needs banks, phases, and clips, held_out_clips and places above 0, got "
                 f"{len(self.banks)}, {len(self.phases)}, {', '.join(map(str, counts))}"
             )
+        if self.before and self.before.teacher != self.teacher:  # the first blocks are its own and stay so
+            raise InvalidInputError(f"the plan before must have the same teacher, got {self.before.teacher!r}")
 
 
 def read_plan(path: str | Path) -> Plan:
@@ -101,16 +104,19 @@ def plan_of(plain: Mapping[str, Any]) -> Plan:
     """Make a plan of what `dict_of` made of one."""
     phases = tuple(_made(Fit, phase) for phase in plain["phases"])
     mix = _made(MixConfig, plain.get("mix", {}))
-    before = plan_of(plain["before"]) if plain.get("before") else None
+    before = None if plain.get("before") is None else plan_of(plain["before"])
     plan: Plan = _made(Plan, {**plain, "phases": phases, "mix": mix, "before": before})
     return plan
 
 
 def dict_of(plan: Plan) -> dict[str, Any]:
-    """Return a plan as plain values for JSON."""
-    plain: dict[str, Any] = json.loads(json.dumps(asdict(replace(plan, before=None))))
-    del plain["before"]
-    return plain | {"before": dict_of(plan.before)} if plan.before else plain
+    """Return a plan as plain values for JSON; without `before` where it has none, as in files older than that field."""
+
+    def some(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        return {name: value for name, value in pairs if (name, value) != ("before", None)}
+
+    plain: dict[str, Any] = json.loads(json.dumps(asdict(plan, dict_factory=some)))
+    return plain
 
 
 def _made(kind: type, plain: Mapping[str, Any]) -> Any:

@@ -96,12 +96,9 @@ def _carry_out(plan: Plan, base: Path, folder: Path, tell: Tell) -> Path:
     (folder / FITS_FOLDER).mkdir(parents=True, exist_ok=True)
     (folder / CLIPS_FOLDER).mkdir(exist_ok=True)
     _claim(folder, plan)
-    begun = None
-    if plan.before:
-        begun = folder / BEFORE_FOLDER / EXPORT_FILE
-        _claim(begun.parent, plan.before)
-        if not (begun.parent / RECORD_FILE).exists():  # which a run writes last
-            _carry_out(plan.before, base, begun.parent, tell)
+    if (folder / RECORD_FILE).exists():  # which a run writes last
+        return path
+    begun = _carry_out(plan.before, base, folder / BEFORE_FOLDER, tell) if plan.before else None
     banks = [base / bank for bank in plan.banks]
     teacher_name = str(base / plan.teacher) if (base / plan.teacher).exists() else plan.teacher
     loaded = load_checkpoint(teacher_name)
@@ -243,12 +240,12 @@ class _Run:
 
 def _claim(folder: Path, plan: Plan) -> None:
     """Write the plan into the run's folder, or find the same one there."""
-    if (kept := read_json(folder / PLAN_FILE)) not in (None, dict_of(plan)):
+    plain = dict_of(plan)
+    if (kept := read_json(folder / PLAN_FILE)) not in (None, plain):
         assert kept is not None
-        differing = sorted(name for name, value in dict_of(plan).items() if kept.get(name) != value)
+        differing = sorted(name for name in {*plain, *kept} if kept.get(name) != plain.get(name))
         raise InvalidInputError(f"{folder} holds a run of another plan ({', '.join(differing)}); choose another folder")
-    folder.mkdir(parents=True, exist_ok=True)
-    write_json(folder / PLAN_FILE, dict_of(plan))
+    write_json(folder / PLAN_FILE, plain)
 
 
 def _inherited(plan: Plan, network: NetworkConfig, teacher: MN, mixer: Mixer, samples: int) -> DyMN:
