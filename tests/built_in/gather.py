@@ -6,8 +6,8 @@
 Pieces are chosen for each label in turn, the one with fewest first, as the piece that the teacher scores highest,
 until every label has `--per-label` of them or none is left above 0.1. A package gives at most `--per-package` pieces;
 what sounds nearly the same to the teacher as a held-out piece of the bank beside it, as a file under `--apart`, or as a
-piece already chosen, is left out. `--spoken` offers sentences of Debian's speech synthesiser flite (to be installed)
-beside the packages.
+piece already chosen, is left out, and so is what has the waveform of such a held-out piece or file. `--spoken` offers
+sentences of Debian's speech synthesiser flite (to be installed) beside the packages.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ import subprocess
 import sys
 import tempfile
 import zipfile
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -28,8 +29,10 @@ import soundfile
 
 from audiotag.audio.recording import load_audio
 from audiotag.errors import AudiotagError
-from audiotag.training.bank import LOGITS_FILE, read_split
+from audiotag.training.bank import LOGITS_FILE, PieceBank, read_split
 from audiotag.training.prepare import SUFFIXES, prepare_bank
+
+from .alike import ALIKE, correlation, pairs
 
 FLITE_LICENCE = "BSD-like (flite's voices) saying sentences of the GPL-3's text"
 LICENCE = "Debian main (DFSG-free; see the package copyright file)"
@@ -98,13 +101,20 @@ def spoken(count: int, out: Path) -> list[tuple[str, str, float, float]]:
 
 
 def choose(
-    logits: np.ndarray, packages: np.ndarray, apart: np.ndarray, *, per_label: int, per_package: int
+    logits: np.ndarray,
+    packages: np.ndarray,
+    apart: np.ndarray,
+    taken: Sequence[int] = (),
+    *,
+    per_label: int,
+    per_package: int,
 ) -> list[int]:
-    """Choose rows of `logits`, rarest labels first; `apart` are logits of pieces that no chosen one may resemble."""
+    """Choose rows of `logits`, rarest labels first: none that resembles a row of `apart`, and none of `taken`."""
     scores = 1 / (1 + np.exp(-logits.astype(np.float32)))
     centre = logits.astype(np.float32).mean(0)
     unit = _unit(logits - centre)
     free = (unit @ _unit(apart - centre).T).max(1) < SAME
+    free[list(taken)] = False
     chosen: list[int] = []
     held = np.zeros(scores.shape[1])
     exhausted = np.zeros(scores.shape[1], bool)
@@ -146,12 +156,15 @@ def main(argv: list[str] | None = None) -> int:
     with tempfile.TemporaryDirectory(dir=args.out.parent) as name:
         audio, rows = Path(name) / "audio", []
         audio.mkdir()
-        apart = np.load(args.beside / LOGITS_FILE)[read_split([args.beside], "val")]
+        held_out = read_split([args.beside], "val")
+        apart = np.load(args.beside / LOGITS_FILE)[held_out]
+        waveforms = list(PieceBank.open(args.beside).subset(held_out))
         if args.apart:
             prepare_bank([args.apart], Path(name) / "apart", teacher=args.teacher, max_s=LONGEST_S + 1)
             if left_out := (Path(name) / "apart" / "left_out.txt").read_text():
                 parser.error(f"--apart: {left_out}")
             apart = np.concatenate([apart, np.load(Path(name) / "apart" / LOGITS_FILE)])
+            waveforms += list(PieceBank.open(Path(name) / "apart"))
         for package in args.packages:
             try:
                 found = pieces_of(package, audio, args.per_file)
@@ -175,9 +188,10 @@ def main(argv: list[str] | None = None) -> int:
         with open(every / "index.csv", newline="") as file:
             known = [order[row["id"]] for row in csv.DictReader(file)]
         packages = np.array([row[2] for row in known])
-        picks = choose(
-            np.load(every / LOGITS_FILE), packages, apart, per_label=args.per_label, per_package=args.per_package
-        )
+        logits, pieces = np.load(every / LOGITS_FILE), PieceBank.open(every)
+        taken = [piece for row, piece in pairs(apart, logits) if correlation(waveforms[row], pieces[piece]) >= ALIKE]
+        print(f"{len(set(taken))} pieces have the waveform of what is kept apart")
+        picks = choose(logits, packages, apart, taken, per_label=args.per_label, per_package=args.per_package)
         keep = {known[pick][0] for pick in picks}
         for path in audio.iterdir():
             if path.stem not in keep:
