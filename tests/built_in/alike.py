@@ -1,9 +1,11 @@
-"""Find recordings in banks that were trained on which are also among the labelled sounds, by their waveforms.
+"""Find what was trained on among the labelled sounds and the held-out pieces: the same recordings, by their waveforms.
 
     python -m tests.built_in.alike --teacher CHECKPOINT --sounds FOLDER --bank BANK [--bank BANK ...]
+        [--held-out BANK --out FOLDER]
 
 Prints each of the sounds of ``sounds.csv`` that a piece of a bank's split "train" correlates with, and ends with 1 if
-there is any. Compared are the pieces that the teacher says the most similar things of.
+there is any. Compared are the pieces that the teacher says the most similar things of. `--held-out` compares the split
+"val" of that bank as well; `--out` is a bank of those of it that are nowhere found, for `tests.built_in.compare`.
 """
 
 from __future__ import annotations
@@ -19,12 +21,13 @@ from scipy.signal import correlate
 
 from audiotag.audio.recording import load_audio
 from audiotag.checkpoints.load import build, load_checkpoint
-from audiotag.training.bank import LOGITS_FILE, PieceBank, read_split
+from audiotag.training.bank import LOGITS_FILE, PLACES_FILE, PieceBank, read_split
 from audiotag.training.evaluate import logits_of
+from audiotag.training.prepare import INDEX_FILE
 
 HERE = Path(__file__).parent
 RATE_HZ = 32_000
-NEAREST = 8  # pieces by the teacher's logits whose waveforms are compared
+NEAREST = 4  # pieces by the teacher's logits whose waveforms are compared
 ALIKE = 0.6  # correlation from which two waveforms are one recording
 LONGEST = 2 * RATE_HZ  # of the shorter waveform
 
@@ -60,25 +63,48 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--teacher", required=True)
     parser.add_argument("--sounds", required=True, type=Path)
     parser.add_argument("--bank", required=True, type=Path, action="append")
+    parser.add_argument("--held-out", type=Path, metavar="BANK")
+    parser.add_argument("--out", type=Path, metavar="FOLDER")
     args = parser.parse_args(argv)
     with open(HERE / "sounds.csv", newline="") as file:
-        paths = [row["path"] for row in csv.DictReader(file)]
-    sounds = [load_audio(args.sounds / path, target_rate_hz=RATE_HZ)[: 10 * RATE_HZ] for path in paths]
+        names = [row["path"] for row in csv.DictReader(file)]
+    waveforms = [load_audio(args.sounds / name, target_rate_hz=RATE_HZ)[: 10 * RATE_HZ] for name in names]
     loaded = load_checkpoint(args.teacher)
-    logits = logits_of(build(loaded), loaded.config, sounds)
-    found = 0
+    logits, n_sounds = logits_of(build(loaded), loaded.config, waveforms), len(names)
+    if args.held_out:
+        rows = read_split([args.held_out], "val")
+        names += [f"held-out piece {row}" for row in rows]
+        waveforms += list(PieceBank.open(args.held_out).subset(rows))
+        logits = np.concatenate([logits, np.load(args.held_out / LOGITS_FILE)[rows]])
+    found: set[int] = set()
     for bank in args.bank:
-        rows = read_split([bank], "train")
+        trained = read_split([bank], "train")
         pieces = PieceBank.open(bank)
-        with open(bank / "index.csv", newline="") as file:
+        with open(bank / INDEX_FILE, newline="") as file:
             index = list(csv.DictReader(file))
-        for sound, row in pairs(logits, np.load(bank / LOGITS_FILE)[rows]):
-            piece = int(rows[row])
-            alike = correlation(sounds[sound], pieces[piece])
-            if alike >= ALIKE:
-                found += 1
-                print(f"{paths[sound]}: {alike:.2f} with {index[piece]['source']} {index[piece]['path']} in {bank}")
-    return 1 if found else 0
+        for ours, theirs in pairs(logits, np.load(bank / LOGITS_FILE)[trained]):
+            piece = int(trained[theirs])
+            if ours not in found and (alike := correlation(waveforms[ours], pieces[piece])) >= ALIKE:
+                found.add(ours)
+                print(f"{names[ours]}: {alike:.2f} with {index[piece]['source']} {index[piece]['path']}", flush=True)
+    if args.held_out:
+        seen = rows[sorted(one - n_sounds for one in found if one >= n_sounds)]
+        print(f"{len(seen)} of {len(rows)} held-out pieces are found")
+        if args.out:
+            write_without(args.held_out, seen, args.out)
+    return 1 if any(one < n_sounds for one in found) else 0
+
+
+def write_without(bank: Path, seen: np.ndarray, out: Path) -> None:
+    """Write a bank of the same pieces in which those of `seen` are of the split "seen"."""
+    out.mkdir(parents=True)
+    for path in bank.iterdir():
+        if path.name != PLACES_FILE:
+            (out / path.name).symlink_to(path.resolve())
+    with np.load(bank / PLACES_FILE) as places:
+        split = places["split"].astype("U8")
+        split[seen] = "seen"
+        np.savez(out / PLACES_FILE, start=places["start"], length=places["length"], split=split)
 
 
 if __name__ == "__main__":
