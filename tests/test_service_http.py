@@ -2,12 +2,14 @@
 
 import io
 import json
+import sys
 
 import numpy as np
 import pytest
 import soundfile
 
 from audiotag import Tagger
+from audiotag.cli import main
 
 from .tiny import RATE, sound, tiny_checkpoint
 
@@ -52,6 +54,20 @@ def close(a, b):
     if isinstance(a, list):
         return len(a) == len(b) and all(map(close, a, b))
     return a == pytest.approx(b, abs=1e-6) if isinstance(a, float) else a == b
+
+
+def test_threads_switch_sooner_while_the_command_serves_and_not_after(monkeypatch, capsys):
+    before, during = sys.getswitchinterval(), []
+
+    class Stub:
+        def run(self, sockets):
+            during.append(sys.getswitchinterval())
+            sockets[0].close()
+
+    monkeypatch.setattr("audiotag.service.server.make_server", lambda service: Stub())
+    assert main(["serve", "--port", "0"]) == 0
+    assert during == [pytest.approx(0.0005)] and sys.getswitchinterval() == before
+    assert "serving at http://127.0.0.1:" in capsys.readouterr().err
 
 
 # -- results -------------------------------------------------------------------------------------------------
