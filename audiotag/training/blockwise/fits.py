@@ -55,8 +55,12 @@ class StudentMaps:
         self.changed(block)
         while self._block < block:
             layer = cast(DynamicBlock, self.student.layers[self._block])
-            self._maps = [one for x in _batches(self._maps) for one in student_stage(layer, x).out.half()]
-            self._block += 1
+            maps = list(self._maps)
+            self._maps = []  # each is let go once its next is there: two of every clip may not fit into memory
+            for first in range(0, len(maps), CLIPS_AT_ONCE):
+                x = torch.stack(maps[first : first + CLIPS_AT_ONCE]).float()
+                maps[first : first + CLIPS_AT_ONCE] = student_stage(layer, x).out.half()
+            self._maps, self._block = maps, self._block + 1
         return self._maps
 
     def changed(self, block: int) -> None:
