@@ -96,7 +96,7 @@ def _carry_out(plan: Plan, base: Path, folder: Path, tell: Tell) -> Path:
     (folder / FITS_FOLDER).mkdir(parents=True, exist_ok=True)
     (folder / CLIPS_FOLDER).mkdir(exist_ok=True)
     _claim(folder, plan)
-    if (folder / RECORD_FILE).exists():  # which a run writes last
+    if path.exists() and (folder / RECORD_FILE).exists():  # the record is written last
         return path
     begun = _carry_out(plan.before, base, folder / BEFORE_FOLDER, tell) if plan.before else None
     banks = [base / bank for bank in plan.banks]
