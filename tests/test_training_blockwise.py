@@ -292,6 +292,33 @@ def test_a_plan_may_go_on_from_another(base, whole, tmp_path):
     assert again.read_bytes() == made.read_bytes()
 
 
+def test_the_average_with_the_network_before_may_be_exported(base, whole, tmp_path):
+    last = replace(PLAN, phases=(replace(fit("whole", first_block=10), learning_rate=2e-4),), seed=9, threshold_clips=0)
+    states = {}
+    for share in (0.0, 0.25):
+        folder = tmp_path / str(share)
+        shutil.copytree(whole[0], folder / "before")
+        plan = write_plan(base, replace(last, before=PLAN, before_share=share), f"share{share}.json")
+        states[share] = load_checkpoint(train_blockwise(plan, folder)).state
+    begun = load_checkpoint(whole[0] / "model.safetensors").state
+    shares = []
+    for name, value in states[0.25].items():
+        average, end, begin = (np.asarray(one, np.float64).ravel() for one in (value, states[0.0][name], begun[name]))
+        np.testing.assert_allclose(average, 0.75 * end + 0.25 * begin, rtol=2e-3, atol=1e-6)  # kept as float16
+        far = np.abs(begin - end) > 0.02 * np.abs(end)
+        shares.append((average - end)[far] / (begin - end)[far])
+    assert np.concatenate(shares).size > 100
+    assert np.median(np.concatenate(shares)) == pytest.approx(0.25, abs=0.01)
+    record = json.loads((tmp_path / "0.25" / "record.json").read_text())
+    assert record["plan"]["before_share"] == 0.25 and "before_share" not in record["plan"]["before"]
+    student = build(load_checkpoint(tmp_path / "0.25" / "model.safetensors")).eval()
+    held = StudentMaps(student, read_clips(tmp_path / "0.25" / "clips", "val", PLAN.held_out_clips), 3)
+    np.testing.assert_allclose(record["curve"][-1][4:], fits.held_out_losses(student, held), rtol=0.05, atol=1e-6)
+    for share, before in ((1.0, PLAN), (-0.1, PLAN), (0.5, None)):
+        with pytest.raises(InvalidInputError, match="before_share"):
+            replace(last, before=before, before_share=share)
+
+
 def test_the_log_tells_every_fit_and_no_phase_raises_the_held_out_loss(whole):
     rows = json.loads((whole[0] / "record.json").read_text())["curve"]
     assert all([row[2] for row in rows if row[:2] == [0, block]] == [0, 1, 2, 3, 4] for block in range(3, 15))

@@ -58,7 +58,8 @@ class Plan:
     banks, teacher: folders that ``audiotag train prepare`` made and a checkpoint of an MN, whose width and labels are
     the student's. As paths they are relative to the folder of the plan's file; a teacher that is none there is a name.
     before: a plan of the same teacher that is carried out first, in the folder ``before``; the student begins as the
-    network that it gave.
+    network that it gave. before_share: that network's share, in [0, 1), of the average of its weights and those behind
+    the last phase, which is exported (weight averaging as of arXiv 2203.05482).
     """
 
     name: str
@@ -73,6 +74,7 @@ class Plan:
     places: int = 24  # of every map of a clip that are compared
     threshold_clips: int = 2_400  # mixtures of split "val" for the stored thresholds; 0: none are stored
     before: Plan | None = None
+    before_share: float = 0.0
 
     def __post_init__(self) -> None:
         counts = (self.clips, self.held_out_clips, self.places)
@@ -83,6 +85,10 @@ class Plan:
             )
         if self.before and self.before.teacher != self.teacher:  # the first blocks are its own and stay so
             raise InvalidInputError(f"the plan before must have the same teacher, got {self.before.teacher!r}")
+        if not 0 <= self.before_share < 1 or (self.before_share and not self.before):
+            raise InvalidInputError(
+                f"before_share must be in [0, 1), and 0 without a plan before, got {self.before_share!r}"
+            )
 
 
 def read_plan(path: str | Path) -> Plan:
@@ -109,11 +115,14 @@ def plan_of(plain: Mapping[str, Any]) -> Plan:
     return plan
 
 
+ABSENT = (("before", None), ("before_share", 0.0))
+
+
 def dict_of(plan: Plan) -> dict[str, Any]:
-    """Return a plan as plain values for JSON; without `before` where it has none, as in files older than that field."""
+    """Return a plan as plain values for JSON; without what is of a plan before where it has none, as in older files."""
 
     def some(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        return {name: value for name, value in pairs if (name, value) != ("before", None)}
+        return {name: value for name, value in pairs if (name, value) not in ABSENT}
 
     plain: dict[str, Any] = json.loads(json.dumps(asdict(plan, dict_factory=some)))
     return plain

@@ -52,7 +52,7 @@ INHERIT_CLIPS = 24
 DIGITS = 4  # of numbers in the log
 HOUR_SAMPLES = 3600 * 32_000
 CURVE = (
-    "phase",
+    "phase; behind the last, the average with the network before",
     "block, 15: the head, 16: the whole network after the phase",
     "step",
     "mean training loss since the row before",
@@ -125,6 +125,8 @@ def _carry_out(plan: Plan, base: Path, folder: Path, tell: Tell) -> Path:
     run = _Run(plan, folder, student, exact_blocks(teacher), sets["train"], sets["val"], tell)
     for number in range(len(plan.phases)):
         run.phase(number)
+    if begun is not None and plan.before_share:
+        run.average(load_checkpoint(str(begun)).state, plan.before_share)
     config = CheckpointConfig(name=plan.name, network=network)
     card = {"description": f"Trained block by block from {Path(plan.teacher).name}", "teachers": [plan.teacher]}
     export(student, config, card, path)
@@ -173,6 +175,16 @@ class _Run:
             self._fit(number, fit, first if fit.objective == "whole" else behind)
         if (number, behind + 1, fit.steps) not in self.rows:
             self._log(number, behind + 1, fit.steps, None, held_out_losses(self.student, self.held_maps))
+
+    @torch.no_grad()
+    def average(self, state: Mapping[str, np.ndarray], share: float) -> None:
+        """Take the average of the student's weights and another network's, of which that share is the other's."""
+        for name, value in self.student.state_dict().items():
+            if value.is_floating_point():
+                value.lerp_(torch.as_tensor(np.array(state[name], np.float32)), share)
+        self.held_maps.changed(self.first)
+        number, whole = len(self.plan.phases), len(self.student.layers) + 1
+        self._log(number, whole, 0, None, held_out_losses(self.student, self.held_maps))
 
     def _fit(self, number: int, fit: Fit, block: int) -> None:
         parameters = trained_parts(fit, self.student, block)
