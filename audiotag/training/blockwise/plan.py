@@ -12,6 +12,7 @@ from ...errors import InvalidInputError
 from ..mixing import MixConfig
 
 OBJECTIVES = ("blocks", "head", "whole")
+ABSENT = (("before", None), ("before_share", 0.0))  # left out of a plan's JSON
 
 
 @dataclass(frozen=True)
@@ -113,9 +114,6 @@ def plan_of(plain: Mapping[str, Any]) -> Plan:
     before = None if plain.get("before") is None else plan_of(plain["before"])
     plan: Plan = _made(Plan, {**plain, "phases": phases, "mix": mix, "before": before})
     return plan
-
-
-ABSENT = (("before", None), ("before_share", 0.0))
 
 
 def dict_of(plan: Plan) -> dict[str, Any]:
