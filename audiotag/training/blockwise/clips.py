@@ -1,12 +1,13 @@
 """Clips scored once: the map that every fit begins with, and what the teacher makes of it, at a few places of each map.
 
 A fit of one block needs the whole map before it, whose means are its context, but a few places behind it tell nearly
-as much as all: it is many clips that count. So a clip of 10 s is 0.3 MB, and tens of thousands fit a disk.
+as much as all: it is many clips that count. So a clip of 10 s is 0.3 MB, and tens of thousands fit a disk. The clips
+of one file are of one length; another file's may be of another.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,7 +23,7 @@ from ..feature_maps import Variances, teacher_maps
 from ..inherit import exact_blocks
 from ..mixing import Mixer
 
-PART_CLIPS = 400  # in a file
+PART_CLIPS = 400  # in a file; a multiple of what `fits` takes at once, which is of one length
 CLIPS_AT_ONCE = 8
 SPLITS = {"train": 0, "val": 1}  # what the generator of a split's clips is seeded with
 
@@ -38,7 +39,8 @@ class ScoredClips:
     out : list of Tensor
         (clips, C, places), float16: the teacher's output of each block there.
     hidden, logits : Tensor
-        (clips, ...), float32: the classifier's hidden layer before its activation, and the logits.
+        (clips, ...), float32: the classifier's hidden layer before its activation, and the logits, which may be a mean
+        over turns of the clip.
     """
 
     before: list[Tensor]
@@ -63,18 +65,22 @@ def at_places(x: Tensor, places: Tensor) -> Tensor:
 
 @torch.no_grad()
 def score_clips(
-    teacher: MN, mixer: Mixer, rng: np.random.Generator, *, count: int, samples: int, places: int
+    teacher: MN, mixer: Mixer, rng: np.random.Generator, *, count: int, samples: int, places: int, turns: int = 0
 ) -> dict[str, Tensor]:
-    """Mix clips of that many samples and score them: the tensors of `ScoredClips`, under the names of its file."""
+    """Mix clips of that many samples and score them: the tensors of `ScoredClips`, under the names of its file.
+
+    turns: how often each is scored again, begun at a random frame and its start behind its end; logits are means.
+    """
     first = exact_blocks(teacher)
     logmel = LogMel()
     found: list[dict[str, Tensor]] = []
     for begin in range(0, count, CLIPS_AT_ONCE):
-        x = logmel(torch.from_numpy(mixer.clips(rng, min(CLIPS_AT_ONCE, count - begin), samples)))
+        mel = x = logmel(torch.from_numpy(mixer.clips(rng, min(CLIPS_AT_ONCE, count - begin), samples)))
         for layer in list(teacher.features)[: first + 1]:
             x = layer(x)
         maps = teacher_maps(teacher, x, first=first)
-        tensors = {"before": x.half(), "hidden": maps.hidden, "logits": maps.logits}
+        logits = [maps.logits] + [teacher_maps(teacher, turned(rng, mel)).logits for _ in range(turns)]
+        tensors = {"before": x.half(), "hidden": maps.hidden, "logits": torch.stack(logits).mean(0)}
         for number, stage in enumerate(maps.stages):
             where = torch.from_numpy(rng.integers(0, stage.out[0, 0].numel(), (len(x), places), dtype=np.int32))
             tensors |= {f"places{number}": where, f"out{number}": at_places(stage.out, where).half()}
@@ -82,19 +88,37 @@ def score_clips(
     return {name: torch.cat([one[name] for one in found]) for name in found[0]}
 
 
+def turned(rng: np.random.Generator, mel: Tensor) -> Tensor:
+    """Begin each of some log-mel clips (B, 1, mels, frames) at a frame of its own, not near either end."""
+    frames = mel.shape[3]
+    starts = rng.integers(frames // 8, frames - frames // 8, len(mel))
+    return torch.stack([one.roll(-int(start), 2) for one, start in zip(mel, starts, strict=True)])
+
+
 def prepare_clips(
-    folder: Path, split: str, count: int, teacher: MN, mixer: Mixer, *, seed: int, samples: int, places: int
+    folder: Path,
+    split: str,
+    count: int,
+    teacher: MN,
+    mixer: Mixer,
+    *,
+    seed: int,
+    samples: Sequence[int],
+    places: int,
+    turns: int,
 ) -> Iterator[int]:
     """Write the files of a split's clips that `folder` lacks, each whole; yields how many clips there are after each.
 
-    A file is a function of seed, split and number, whichever run wrote it, so that a run goes on after any end.
+    A file is a function of seed, split and number, whichever run wrote it, so that a run goes on after any end. The
+    lengths in `samples` take turns from file to file.
     """
     for first in range(0, count, PART_CLIPS):
         path = _part(folder, split, first)
         if not path.exists():
             rng = np.random.default_rng([seed, SPLITS[split], first])
-            size = min(PART_CLIPS, count - first)
-            write_whole(path, save(score_clips(teacher, mixer, rng, count=size, samples=samples, places=places)))
+            size, length = min(PART_CLIPS, count - first), samples[first // PART_CLIPS % len(samples)]
+            options = {"count": size, "samples": length, "places": places, "turns": turns}
+            write_whole(path, save(score_clips(teacher, mixer, rng, **options)))
         yield min(first + PART_CLIPS, count)
 
 
