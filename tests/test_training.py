@@ -3,6 +3,7 @@
 import json
 import math
 import tarfile
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -352,6 +353,20 @@ def test_padded_tracks_hold_silence_and_excerpts_repeat(bank):
     for clip in repeated.clips(np.random.default_rng(1), 5, 40_000):
         spectrum = np.abs(np.fft.fft(clip[:16_000]))
         assert np.argmax(spectrum[:8_000]) * RATE / 16_000 == pytest.approx(300, abs=10)
+
+
+def test_tiled_clips_repeat_as_a_whole(bank):
+    """Noise and room with it, so that nothing but the tile can be the period; half of them have half the length."""
+    pieces = PieceBank.open(bank)
+    ways = MixConfig(tiled=1.0, noise=1.0, room=1.0, machine=1.0, noise_level_db=(0, 0), synthetic=0)
+    periods = []
+    for clip in Mixer(pieces, np.ones(len(pieces)), ways).clips(np.random.default_rng(0), 24, 20_000):
+        shifts = [n for n in range(2_000, 20_000) if clip[n] == clip[0] and np.array_equal(clip[n:], clip[:-n])]
+        periods.append(shifts[0])
+    assert 6 <= periods.count(10_000) <= 18 and len(set(periods)) > 6
+    others = replace(ways, tiled=0.0)
+    clips = Mixer(pieces, np.ones(len(pieces)), others).clips(np.random.default_rng(0), 4, 20_000)
+    assert not any(np.array_equal(clip[10_000:], clip[:10_000]) for clip in clips)
 
 
 def test_a_room_rings_and_a_machine_turns():

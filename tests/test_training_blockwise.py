@@ -143,7 +143,7 @@ def test_scored_clips_are_the_teachers_maps(base, tmp_path):
     """Whatever of them was on the disk: the same clips, and the values of the teacher's own forward pass."""
     teacher = random_network(TEACHER).requires_grad_(False)
     mixer = split_mixer([base / "bank"], "train")
-    options = {"seed": 5, "samples": [16_000], "places": 4, "turns": 0}
+    options = {"seed": 5, "samples": 16_000, "places": 4, "turns": 0}
     assert list(prepare_clips(tmp_path, "train", 9, teacher, mixer, **options)) == [9]
     clips = read_clips(tmp_path, "train", 9)
     (tmp_path / "train-000000.safetensors").unlink()
@@ -162,48 +162,13 @@ def test_scored_clips_are_the_teachers_maps(base, tmp_path):
 
 
 def test_every_pass_takes_every_clip_and_goes_on_anywhere():
-    batches = fits._shuffled([7] * 10, 3, (1, 2), 0)
+    batches = fits._shuffled(10, 3, (1, 2), 0)
     drawn = [next(batches).tolist() for _ in range(6)]
     for part in (drawn[:3], drawn[3:]):
         assert len({clip for batch in part for clip in batch}) == 9
     assert drawn[:3] != drawn[3:]
-    later = fits._shuffled([7] * 10, 3, (1, 2), 4)
+    later = fits._shuffled(10, 3, (1, 2), 4)
     assert [next(later).tolist() for _ in range(2)] == drawn[4:]
-
-
-def test_clips_of_two_lengths_take_turns(base, whole, tmp_path, monkeypatch):
-    """Never in one batch, and measured together as each would be alone."""
-    monkeypatch.setattr(scored_clips, "PART_CLIPS", 16)
-    teacher, student = (
-        build(load_checkpoint(path)).eval().requires_grad_(False)
-        for path in (base / "teacher.safetensors", whole[0] / "model.safetensors")
-    )
-    mixer, first = split_mixer([base / "bank"], "train"), exact_blocks(teacher)
-    options = {"seed": 5, "samples": [16_000, 9_600], "places": 4, "turns": 1}
-    list(prepare_clips(tmp_path, "train", 35, teacher, mixer, **options))
-    clips = read_clips(tmp_path, "train", 35)
-    frames = [x.shape[2] for x in clips.before]
-    assert frames == [13] * 16 + [8] * 16 + [13] * 3
-
-    batches = fits._shuffled(frames, 4, (1, 2), 0)
-    drawn = [next(batches).tolist() for _ in range(16)]
-    assert all(len(batch) == 4 and len({frames[clip] for clip in batch}) == 1 for batch in drawn)
-    for part in (drawn[:8], drawn[8:]):  # 19 of the one length, 16 of the other
-        assert len({clip for batch in part for clip in batch}) == 32
-    kinds = [frames[batch[0]] for batch in drawn[:8]]
-    assert kinds != sorted(kinds) and kinds != sorted(kinds, reverse=True)
-    later = fits._shuffled(frames, 4, (1, 2), 11)
-    assert [next(later).tolist() for _ in range(5)] == drawn[11:]
-
-    found = fits.held_out_losses(student, StudentMaps(student, clips, first))
-    alone = []
-    for number, x in enumerate(clips.before):
-        y = x[None].float()
-        for layer in student.layers[first:]:
-            y = layer(y)
-        logits = student.classifier(student.out_c(y))
-        alone.append(float((logits - clips.logits[number]).square().mean()))
-    assert found[1] == pytest.approx(np.mean(alone), rel=2e-2)
 
 
 def test_a_target_may_be_the_mean_over_turns(base, monkeypatch):
@@ -234,7 +199,7 @@ def fitted(parameters, loss, check, path, **options):
         replace(fit("head", 40), **options),
         parameters,
         loss,
-        [1] * 8,
+        8,
         path / "state.pt",
         seed=(0,),
         check=check,
@@ -330,13 +295,11 @@ def test_a_run_leaves_its_record_and_can_be_repeated_from_it(base, whole, tmp_pa
 
 def test_a_plan_may_go_on_from_another(base, whole, tmp_path):
     """From the network that the plan before it gave: made anew, or taken over where the folder holds it."""
-    phases, lengths_s = (fit("whole", first_block=10),), (0.5, 0.3)
-    last = replace(PLAN, phases=phases, seed=9, threshold_clips=0, before=PLAN, clip_s=lengths_s, turns=1)
+    last = replace(PLAN, phases=(fit("whole", first_block=10),), seed=9, threshold_clips=0, before=PLAN, turns=1)
     plan = write_plan(base, last, "further.json")
-    assert read_plan(plan) == last and "before" not in dict_of(PLAN)
-    with pytest.raises(
-        InvalidInputError, match=r"another plan \(before, clip_s, phases, seed, threshold_clips, turns\)"
-    ):
+    assert read_plan(plan) == last and not {"before", "turns"} & set(dict_of(PLAN))
+    assert "tiled" not in dict_of(PLAN)["mix"]
+    with pytest.raises(InvalidInputError, match=r"another plan \(before, phases, seed, threshold_clips, turns\)"):
         train_blockwise(plan, whole[0])
     shutil.copytree(whole[0], tmp_path / "run" / "before")
     made = train_blockwise(plan, tmp_path / "run")
@@ -419,7 +382,7 @@ def test_plans_that_cannot_be(base, tmp_path):
         replace(PLAN, before=replace(PLAN, teacher="other.safetensors"))
     assert read_plan(write_plan(tmp_path)) == PLAN
     broken = [{**good, "epochs": 3}, {**good, "phases": [{"objective": "blocks"}]}, {**good, "clips": 0}, {}, []]
-    broken += [{**good, "clip_s": length_s} for length_s in ([], 0, [5, -1], [5, 10])] + [{**good, "turns": -1}]
+    broken += [{**good, "turns": -1}]
     broken += [{**good, "phases": [{**good["phases"][0], "objective": "gates"}]}, {**good, "banks": []}]
     for plain in broken:
         (tmp_path / "p.json").write_text(json.dumps(plain))

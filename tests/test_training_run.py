@@ -134,8 +134,9 @@ def test_a_run_can_be_repeated_from_its_own_file(bank, teacher, tmp_path):
     again = run([bank, bank], tmp_path / "second", FEATURES, teacher, **options)
     file = str(tmp_path / "second" / "recipe.json")
     third = distil([bank, bank], tmp_path / "third", recipe=file, teachers=[teacher], accelerator="cpu", **options)
+    repeated = load_checkpoint(third).state
     for name, value in load_checkpoint(again).state.items():
-        np.testing.assert_array_equal(load_checkpoint(third).state[name], value, name)
+        np.testing.assert_array_equal(repeated[name], value, name)
     with pytest.raises(InvalidInputError, match="trains"):
         run(bank, tmp_path / "other", FEATURES, teacher, begin=teacher)
 

@@ -65,6 +65,7 @@ class MixConfig:
     texture: float = 0.0  # share of clips with a track's spectrum as steady noise under them
     equalised: float = 0.0  # share of coloured clips with a random smooth frequency response
     response_db: float = 10.0  # of it, at most
+    tiled: float = 0.0  # share of clips that are a shorter one repeated, as a tagger does with short audio
 
 
 class Mixer:
@@ -84,6 +85,12 @@ class Mixer:
         return np.stack([self._clip(rng, samples) for _ in range(count)])
 
     def _clip(self, rng: np.random.Generator, samples: int) -> np.ndarray:
+        if self.config.tiled and rng.random() < self.config.tiled:
+            part = samples // 2 if rng.random() < 0.5 else int(rng.integers(samples // 10, samples))
+            return np.resize(self._untiled(rng, part), samples)
+        return self._untiled(rng, samples)
+
+    def _untiled(self, rng: np.random.Generator, samples: int) -> np.ndarray:
         c = self.config
         if rng.random() < c.synthetic:
             return synthetic_clip(rng, samples, self.sample_rate_hz)

@@ -1,13 +1,12 @@
 """Clips scored once: the map that every fit begins with, and what the teacher makes of it, at a few places of each map.
 
 A fit of one block needs the whole map before it, whose means are its context, but a few places behind it tell nearly
-as much as all: it is many clips that count. So a clip of 10 s is 0.3 MB, and tens of thousands fit a disk. The clips
-of one file are of one length; another file's may be of another.
+as much as all: it is many clips that count. So a clip of 10 s is 0.3 MB, and tens of thousands fit a disk.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,7 +22,7 @@ from ..feature_maps import Variances, teacher_maps
 from ..inherit import exact_blocks
 from ..mixing import Mixer
 
-PART_CLIPS = 400  # in a file; a multiple of what `fits` takes at once, which is of one length
+PART_CLIPS = 400  # in a file
 CLIPS_AT_ONCE = 8
 SPLITS = {"train": 0, "val": 1}  # what the generator of a split's clips is seeded with
 
@@ -96,28 +95,17 @@ def turned(rng: np.random.Generator, mel: Tensor) -> Tensor:
 
 
 def prepare_clips(
-    folder: Path,
-    split: str,
-    count: int,
-    teacher: MN,
-    mixer: Mixer,
-    *,
-    seed: int,
-    samples: Sequence[int],
-    places: int,
-    turns: int,
+    folder: Path, split: str, count: int, teacher: MN, mixer: Mixer, *, seed: int, samples: int, places: int, turns: int
 ) -> Iterator[int]:
     """Write the files of a split's clips that `folder` lacks, each whole; yields how many clips there are after each.
 
-    A file is a function of seed, split and number, whichever run wrote it, so that a run goes on after any end. The
-    lengths in `samples` take turns from file to file.
+    A file is a function of seed, split and number, whichever run wrote it, so that a run goes on after any end.
     """
     for first in range(0, count, PART_CLIPS):
         path = _part(folder, split, first)
         if not path.exists():
             rng = np.random.default_rng([seed, SPLITS[split], first])
-            size, length = min(PART_CLIPS, count - first), samples[first // PART_CLIPS % len(samples)]
-            options = {"count": size, "samples": length, "places": places, "turns": turns}
+            options = {"count": min(PART_CLIPS, count - first), "samples": samples, "places": places, "turns": turns}
             write_whole(path, save(score_clips(teacher, mixer, rng, **options)))
         yield min(first + PART_CLIPS, count)
 

@@ -172,21 +172,19 @@ def minimise(
     fit: Fit,
     parameters: dict[str, nn.Parameter],
     loss: Callable[[Tensor], Tensor],
-    lengths: Sequence[int],
+    count: int,
     state: Path,
     *,
     seed: Sequence[int],
     check: Callable[[], list[float]],
     tell: Callable[[int, float | None, list[float]], None],
 ) -> None:
-    """Minimise a loss over clips in shuffled batches; the parameters end as the best that was checked.
+    """Minimise a loss over `count` clips in shuffled batches; the parameters end as the best that was checked.
 
     Parameters
     ----------
     loss : callable
         From the numbers of a batch's clips to their loss.
-    lengths : sequence of int
-        Of each clip, in any unit: the clips of a batch are of one length.
     state : path
         Where parameters, moments and step are kept every `STATE_STEPS` steps; a fit whose file is there goes on.
     check : callable
@@ -224,7 +222,7 @@ def minimise(
     if not step:
         checked()
     every = max(1, fit.steps // fit.checks)
-    for picks in _shuffled(lengths, fit.batch_size, seed, step):
+    for picks in _shuffled(count, fit.batch_size, seed, step):
         if step == fit.steps:
             break
         for group in optimiser.param_groups:
@@ -250,26 +248,16 @@ def minimise(
             parameter.requires_grad_(False)
 
 
-def _shuffled(lengths: Sequence[int], size: int, seed: Sequence[int], step: int) -> Iterator[Tensor]:
-    """Yield the batches of steps `step`, `step` + 1, ...: all clips in one order, then all in another, and so on.
-
-    A batch holds clips of one length; what is left of a length behind its full batches waits for another pass.
-    """
-    kinds, kind = np.unique(np.asarray(lengths), return_inverse=True)
-    turn = 0
+def _shuffled(count: int, size: int, seed: Sequence[int], step: int) -> Iterator[Tensor]:
+    """Yield the batches of steps `step`, `step` + 1, ...: all clips in one order, then all in another, and so on."""
+    size = min(size, count)
+    per_pass = count // size
     while True:
-        rng = np.random.default_rng([*seed, turn])
-        order = rng.permutation(len(kind))
-        batches: list[np.ndarray] = []
-        for number in range(len(kinds)):
-            those = order[kind[order] == number]
-            full = min(size, len(those))
-            batches += [those[first : first + full] for first in range(0, len(those) - full + 1, full)]
-        if len(kinds) > 1:  # else the order is random as it is
-            batches = [batches[n] for n in rng.permutation(len(batches))]
-        if step < len(batches):
-            yield from map(torch.from_numpy, batches[step:])
-        step, turn = max(0, step - len(batches)), turn + 1
+        turn, place = divmod(step, per_pass)
+        order = np.random.default_rng([*seed, turn]).permutation(count)
+        for first in range(place * size, per_pass * size, size):
+            yield torch.from_numpy(order[first : first + size])
+        step = (turn + 1) * per_pass
 
 
 def _batches(maps: Sequence[Tensor]) -> Iterator[Tensor]:

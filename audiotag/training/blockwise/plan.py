@@ -12,7 +12,7 @@ from ...errors import InvalidInputError
 from ..mixing import MixConfig
 
 OBJECTIVES = ("blocks", "head", "whole")
-ABSENT = (("before", None), ("before_share", 0.0), ("turns", 0))  # left out of a plan's JSON
+ABSENT = (("before", None), ("before_share", 0.0), ("turns", 0), ("tiled", 0.0))  # left out of a plan's JSON
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,6 @@ class Plan:
     before: a plan of the same teacher that is carried out first, in the folder ``before``; the student begins as the
     network that it gave. before_share: that network's share, in [0, 1), of the average of its weights and those behind
     the last phase, which is exported (weight averaging as of arXiv 2203.05482).
-    clip_s: the length of all clips, or several of them, which take turns from file to file: a batch is of one length.
     turns: a clip's target is the mean of the teacher's logits for it and for it as often turned: begun elsewhere, its
     start behind its end.
     """
@@ -72,7 +71,7 @@ class Plan:
     phases: tuple[Fit, ...]
     seed: int = 0
     mix: MixConfig = field(default_factory=MixConfig)
-    clip_s: float | tuple[float, ...] = 10.0
+    clip_s: float = 10.0
     clips: int = 16_000  # of split "train"
     held_out_clips: int = 480  # of split "val"
     turns: int = 0
@@ -88,23 +87,14 @@ class Plan:
                 "a plan needs banks, phases, and clips, held_out_clips and places above 0, got "
                 f"{len(self.banks)}, {len(self.phases)}, {', '.join(map(str, counts))}"
             )
-        if not self.lengths_s or not min(self.lengths_s) > 0 or self.turns < 0:
-            raise InvalidInputError(
-                f"clip_s must be above 0 and turns not below it, got {self.clip_s!r}, {self.turns!r}"
-            )
-        if len(self.lengths_s) > 1 and any(phase.objective == "blocks" for phase in self.phases):
-            raise InvalidInputError(f'a phase of "blocks" needs clips of one length, got clip_s {self.clip_s!r}')
+        if self.turns < 0:
+            raise InvalidInputError(f"turns must not be below 0, got {self.turns!r}")
         if self.before and self.before.teacher != self.teacher:  # the first blocks are its own and stay so
             raise InvalidInputError(f"the plan before must have the same teacher, got {self.before.teacher!r}")
         if not 0 <= self.before_share < 1 or (self.before_share and not self.before):
             raise InvalidInputError(
                 f"before_share must be in [0, 1), and 0 without a plan before, got {self.before_share!r}"
             )
-
-    @property
-    def lengths_s(self) -> tuple[float, ...]:
-        """The lengths of clips, in seconds."""
-        return self.clip_s if isinstance(self.clip_s, tuple) else (self.clip_s,)
 
 
 def read_plan(path: str | Path) -> Plan:
@@ -132,7 +122,7 @@ def plan_of(plain: Mapping[str, Any]) -> Plan:
 
 
 def dict_of(plan: Plan) -> dict[str, Any]:
-    """Return a plan as plain values for JSON; without what is of a plan before where it has none, as in older files."""
+    """Return a plan as plain values for JSON, without what older files have not where it is as it was then."""
 
     def some(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         return {name: value for name, value in pairs if (name, value) not in ABSENT}

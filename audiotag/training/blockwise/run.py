@@ -110,25 +110,16 @@ def _carry_out(plan: Plan, base: Path, folder: Path, tell: Tell) -> Path:
         n_labels=loaded.config.network.n_labels,
     )
     mixers = {split: split_mixer(banks, split, plan.mix) for split in ("train", "val")}
-    samples = [round(length_s * loaded.config.frontend.sample_rate_hz) for length_s in plan.lengths_s]
+    samples = round(plan.clip_s * loaded.config.frontend.sample_rate_hz)
     if begun is None:
-        student = _inherited(plan, network, teacher, mixers["train"], samples[0])
+        student = _inherited(plan, network, teacher, mixers["train"], samples)
     else:
         student = cast(DyMN, build(load_checkpoint(str(begun))).eval().requires_grad_(False))
         check_teacher(teacher, student)
     sets = {}
     for split, count in (("val", plan.held_out_clips), ("train", plan.clips)):
-        for done in prepare_clips(
-            folder / CLIPS_FOLDER,
-            split,
-            count,
-            teacher,
-            mixers[split],
-            seed=plan.seed,
-            samples=samples,
-            places=plan.places,
-            turns=plan.turns,
-        ):
+        options = {"seed": plan.seed, "samples": samples, "places": plan.places, "turns": plan.turns}
+        for done in prepare_clips(folder / CLIPS_FOLDER, split, count, teacher, mixers[split], **options):
             tell(f"clips {split}: {done} of {count}")
         sets[split] = read_clips(folder / CLIPS_FOLDER, split, count)
     run = _Run(plan, folder, student, exact_blocks(teacher), sets["train"], sets["val"], tell)
@@ -207,7 +198,7 @@ class _Run:
                 fit,
                 parameters,
                 loss,
-                [x.shape[-1] for x in self.clips.before],
+                len(self.clips),
                 state,
                 seed=(self.plan.seed, number, block),
                 check=check,
