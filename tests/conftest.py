@@ -29,7 +29,7 @@ os.environ.update(
     AUDIOTAG_RELEASE_URL=HUB.release_url,
     AUDIOTAG_RUNTIME="torch",  # but where the fixture `runtime` says otherwise
     no_proxy="*",
-    OMP_NUM_THREADS="1",  # networks are tiny here: a second thread only waits, above all beside another worker of pytest
+    OMP_NUM_THREADS="1",  # but where a test says otherwise: networks are tiny here, and pytest has a process per core
 )
 
 

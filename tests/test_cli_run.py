@@ -33,13 +33,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 @pytest.fixture(scope="module")
-def tagger(model: str) -> Tagger:
-    return Tagger.from_pretrained(model, device="cpu")
-
-
-@pytest.fixture(scope="module")
-def any_tagger(model: str, runtime: str) -> Tagger:
-    """The tagger of each runtime in turn, which the command then takes too."""
+def tagger(model: str, runtime: str) -> Tagger:
     return Tagger.from_pretrained(model, device="cpu")
 
 
@@ -72,13 +66,13 @@ def sources(names: tuple[str, ...] = NAMES) -> list[str]:
     return [os.path.join(".", *name.split("/")) for name in names]
 
 
-def test_tag_json_lines(run: Any, here: Path, any_tagger: Tagger, capsys: pytest.CaptureFixture) -> None:
+def test_tag_json_lines(run: Any, here: Path, tagger: Tagger, capsys: pytest.CaptureFixture) -> None:
     assert run("tag", ".", "--format", "jsonl", "--top", "3") == 1
     shown = capsys.readouterr()
     records = [json.loads(line) for line in shown.out.splitlines()]
     assert [record["source"] for record in records] == [*sources(), os.path.join(".", "z bad.wav")]
     for record in records[:-1]:
-        alone = any_tagger.predict(record["source"])
+        alone = tagger.predict(record["source"])
         assert record["tags"] == [tag.to_dict() for tag in alone.top(3)]
         assert record["duration_s"] == alone.duration_s
     assert "tags" not in records[-1] and "z bad.wav" in records[-1]["error"]
@@ -230,10 +224,10 @@ def test_embed(run: Any, here: Path, tagger: Tagger, per: str, layers: list[str]
         assert np.isnan(matrix[-1]).all() and len(matrix) == 5, "rows match the inputs"
 
 
-def test_embed_json_lines(run: Any, here: Path, any_tagger: Tagger, capfdbinary: pytest.CaptureFixture) -> None:
+def test_embed_json_lines(run: Any, here: Path, tagger: Tagger, capfdbinary: pytest.CaptureFixture) -> None:
     assert run("embed", "a 1.wav", "gone.wav", "--format", "jsonl") == 1
     first, second = map(json.loads, capfdbinary.readouterr().out.splitlines())
-    np.testing.assert_allclose(first["embedding"], any_tagger.embed("a 1.wav"), rtol=1e-6)
+    np.testing.assert_allclose(first["embedding"], tagger.embed("a 1.wav"), rtol=1e-6)
     assert "no such file" in second["error"]
 
 

@@ -111,8 +111,9 @@ def test_thread_count_changes_nothing(tagger):
     x, before = sound(10), torch.get_num_threads()
     one = tagger.scores(x)
     try:
-        torch.set_num_threads(1)
-        np.testing.assert_allclose(tagger.scores(x), one, atol=1e-5)
+        for threads in (1, 2, 3):
+            torch.set_num_threads(threads)
+            np.testing.assert_allclose(tagger.scores(x), one, atol=1e-5)
     finally:
         torch.set_num_threads(before)
 

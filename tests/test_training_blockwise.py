@@ -297,8 +297,7 @@ def test_a_plan_may_go_on_from_another(base, whole, tmp_path):
     """From the network that the plan before it gave: made anew, or taken over where the folder holds it."""
     last = replace(PLAN, phases=(fit("whole", first_block=10),), seed=9, threshold_clips=0, before=PLAN, turns=1)
     plan = write_plan(base, last, "further.json")
-    assert read_plan(plan) == last and not {"before", "turns"} & set(dict_of(PLAN))
-    assert "tiled" not in dict_of(PLAN)["mix"]
+    assert read_plan(plan) == last
     with pytest.raises(InvalidInputError, match=r"another plan \(before, phases, seed, threshold_clips, turns\)"):
         train_blockwise(plan, whole[0])
     shutil.copytree(whole[0], tmp_path / "run" / "before")
@@ -334,7 +333,7 @@ def test_the_average_with_the_network_before_may_be_exported(base, whole, tmp_pa
     assert np.concatenate(shares).size > 100
     assert np.median(np.concatenate(shares)) == pytest.approx(0.25, abs=0.01)
     record = json.loads((tmp_path / "0.25" / "record.json").read_text())
-    assert record["plan"]["before_share"] == 0.25 and "before_share" not in record["plan"]["before"]
+    assert record["plan"]["before_share"] == 0.25 and record["plan"]["before"]["before_share"] == 0
     student = build(load_checkpoint(tmp_path / "0.25" / "model.safetensors")).eval()
     held = StudentMaps(student, read_clips(tmp_path / "0.25" / "clips", "val", PLAN.held_out_clips), 3)
     np.testing.assert_allclose(record["curve"][-1][4:], fits.held_out_losses(student, held), rtol=0.05, atol=1e-6)
@@ -374,6 +373,20 @@ def test_whole_never_begins_before_what_is_the_teachers_own(base, tmp_path):
 def test_a_folder_holds_one_plan(base, whole):
     with pytest.raises(InvalidInputError, match=r"another plan \(seed\)"):
         train_blockwise(write_plan(base, replace(PLAN, seed=4), "other.json"), whole[0])
+
+
+def test_a_folder_written_before_a_field_was_there_holds_the_same_plan(base, whole, tmp_path):
+    """A younger field's default is what was done then; another value of it is another plan."""
+    run = shutil.copytree(whole[0], tmp_path / "run")
+    plain = dict_of(PLAN)
+    for name in ("before", "before_share", "turns"):
+        del plain[name]
+    del plain["mix"]["tiled"]
+    (run / "plan.json").write_text(json.dumps(plain))
+    assert train_blockwise(write_plan(base), run).read_bytes() == (whole[0] / "model.safetensors").read_bytes()
+    (run / "plan.json").write_text(json.dumps(plain))
+    with pytest.raises(InvalidInputError, match=r"another plan \(mix\)"):
+        train_blockwise(write_plan(base, replace(PLAN, mix=replace(PLAN.mix, tiled=0.5)), "tiled.json"), run)
 
 
 def test_plans_that_cannot_be(base, tmp_path):

@@ -64,7 +64,7 @@ def at_places(x: Tensor, places: Tensor) -> Tensor:
 
 @torch.no_grad()
 def score_clips(
-    teacher: MN, mixer: Mixer, rng: np.random.Generator, *, count: int, samples: int, places: int, turns: int = 0
+    teacher: MN, mixer: Mixer, rng: np.random.Generator, *, count: int, samples: int, places: int, turns: int
 ) -> dict[str, Tensor]:
     """Mix clips of that many samples and score them: the tensors of `ScoredClips`, under the names of its file.
 
@@ -78,7 +78,7 @@ def score_clips(
         for layer in list(teacher.features)[: first + 1]:
             x = layer(x)
         maps = teacher_maps(teacher, x, first=first)
-        logits = [maps.logits] + [teacher_maps(teacher, turned(rng, mel)).logits for _ in range(turns)]
+        logits = [maps.logits] + [teacher(turned(rng, mel)).logits for _ in range(turns)]
         tensors = {"before": x.half(), "hidden": maps.hidden, "logits": torch.stack(logits).mean(0)}
         for number, stage in enumerate(maps.stages):
             where = torch.from_numpy(rng.integers(0, stage.out[0, 0].numel(), (len(x), places), dtype=np.int32))

@@ -12,7 +12,6 @@ from ...errors import InvalidInputError
 from ..mixing import MixConfig
 
 OBJECTIVES = ("blocks", "head", "whole")
-ABSENT = (("before", None), ("before_share", 0.0), ("turns", 0), ("tiled", 0.0))  # left out of a plan's JSON
 
 
 @dataclass(frozen=True)
@@ -122,12 +121,8 @@ def plan_of(plain: Mapping[str, Any]) -> Plan:
 
 
 def dict_of(plan: Plan) -> dict[str, Any]:
-    """Return a plan as plain values for JSON, without what older files have not where it is as it was then."""
-
-    def some(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        return {name: value for name, value in pairs if (name, value) not in ABSENT}
-
-    plain: dict[str, Any] = json.loads(json.dumps(asdict(plan, dict_factory=some)))
+    """Return a plan as plain values for JSON."""
+    plain: dict[str, Any] = json.loads(json.dumps(asdict(plan)))
     return plain
 
 

@@ -44,7 +44,7 @@ from .fits import (
     trained_parts,
     whole_loss,
 )
-from .plan import Fit, Plan, dict_of, read_plan
+from .plan import Fit, Plan, dict_of, plan_of, read_plan
 
 PLAN_FILE, LOG_FILE, RECORD_FILE = "plan.json", "log.json", "record.json"
 CLIPS_FOLDER, FITS_FOLDER, BEFORE_FOLDER = "clips", "fits", "before"
@@ -98,7 +98,7 @@ def _carry_out(plan: Plan, base: Path, folder: Path, tell: Tell) -> Path:
     _claim(folder, plan)
     if path.exists() and (folder / RECORD_FILE).exists():  # the record is written last
         return path
-    begun = _carry_out(plan.before, base, folder / BEFORE_FOLDER, tell) if plan.before else None
+    begun = load_checkpoint(_carry_out(plan.before, base, folder / BEFORE_FOLDER, tell)) if plan.before else None
     banks = [base / bank for bank in plan.banks]
     teacher_name = str(base / plan.teacher) if (base / plan.teacher).exists() else plan.teacher
     loaded = load_checkpoint(teacher_name)
@@ -114,7 +114,7 @@ def _carry_out(plan: Plan, base: Path, folder: Path, tell: Tell) -> Path:
     if begun is None:
         student = _inherited(plan, network, teacher, mixers["train"], samples)
     else:
-        student = cast(DyMN, build(load_checkpoint(str(begun))).eval().requires_grad_(False))
+        student = cast(DyMN, build(begun))
         check_teacher(teacher, student)
     sets = {}
     for split, count in (("val", plan.held_out_clips), ("train", plan.clips)):
@@ -126,7 +126,7 @@ def _carry_out(plan: Plan, base: Path, folder: Path, tell: Tell) -> Path:
     for number in range(len(plan.phases)):
         run.phase(number)
     if begun is not None and plan.before_share:
-        run.average(load_checkpoint(str(begun)).state, plan.before_share)
+        run.average(begun.state, plan.before_share)
     config = CheckpointConfig(name=plan.name, network=network)
     card = {"description": f"Trained block by block from {Path(plan.teacher).name}", "teachers": [plan.teacher]}
     export(student, config, card, path)
@@ -253,10 +253,12 @@ class _Run:
 def _claim(folder: Path, plan: Plan) -> None:
     """Write the plan into the run's folder, or find the same one there."""
     plain = dict_of(plan)
-    if (kept := read_json(folder / PLAN_FILE)) not in (None, plain):
-        assert kept is not None
-        differing = sorted(name for name in {*plain, *kept} if kept.get(name) != plain.get(name))
-        raise InvalidInputError(f"{folder} holds a run of another plan ({', '.join(differing)}); choose another folder")
+    if (kept := read_json(folder / PLAN_FILE)) is not None:
+        theirs = dict_of(plan_of(kept))  # with the defaults of fields that are younger than the file
+        if differing := sorted(name for name in plain if theirs[name] != plain[name]):
+            raise InvalidInputError(
+                f"{folder} holds a run of another plan ({', '.join(differing)}); choose another folder"
+            )
     write_json(folder / PLAN_FILE, plain)
 
 
